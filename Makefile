@@ -1,0 +1,34 @@
+# `make quickstart` and `make test` install what they need on their first call and nothing on their second.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# The lock is made for CPython 3.11 on Linux; elsewhere: make test CONSTRAINTS=
+CONSTRAINTS ?= -c requirements.lock
+EXTRAS := train,ort,rtx,dev
+
+.PHONY: quickstart test lint lock clean
+
+quickstart: $(INSTALLED)
+	$(BIN)/frs-pipeline run configs/quickstart.yaml
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+lock: $(INSTALLED)
+	$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-options \
+		$(foreach extra,train ort rtx dev,--extra $(extra)) --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(INSTALLED): pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
+	touch $@

@@ -1,0 +1,29 @@
+"""Detectors that train, distil and export: one interface, one file per family."""
+
+from frs.detectors.base import (
+    Candidates,
+    Detector,
+    HeadOutputs,
+    Targets,
+    multiply_accumulates,
+    parameter_count,
+)
+from frs.detectors.build import build_detector
+from frs.detectors.pretrained import load_backbone_weights
+from frs.detectors.retinanet import RetinaNet, RetinaNetSpec
+from frs.detectors.weights import load_detector, save_detector
+
+__all__ = [
+    "Candidates",
+    "Detector",
+    "HeadOutputs",
+    "RetinaNet",
+    "RetinaNetSpec",
+    "Targets",
+    "build_detector",
+    "load_backbone_weights",
+    "load_detector",
+    "multiply_accumulates",
+    "parameter_count",
+    "save_detector",
+]

@@ -1,0 +1,124 @@
+"""What every detector is to the rest of the library."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class HeadOutputs:
+    """The raw answers of the head, one tensor a level.
+
+    class_logits: (B, A*K, H, W), channel = anchor * K + class; box_regression: (B, A*4, H, W), channel = anchor * 4 +
+    coordinate.
+    """
+
+    class_logits: list[Tensor]
+    box_regression: list[Tensor]
+
+
+@dataclass
+class Targets:
+    """The annotated boxes of a batch, padded with zeros to G, the most that an image has.
+
+    boxes: (B, G, 4) float32, xyxy in pixels of the input; labels: (B, G) int64, contiguous; valid: (B, G) bool, objects
+    to be found; ignore: (B, G) bool, crowd regions, in which an anchor is neither right nor wrong.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    valid: Tensor
+    ignore: Tensor
+
+
+@dataclass
+class Candidates:
+    """The best (anchor, class) pairs of each image, before NMS.
+
+    boxes: (B, K, 4) float32, xyxy clipped to the input; scores: (B, K) float32 in 0..1, descending; labels: (B, K) int64.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+class Detector(nn.Module, ABC):
+    """A detector whose parts can be asked one by one: distillation and export need no hooks and no second pass."""
+
+    spec: Any
+    backbone: nn.Module
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """images: (B, 3, H, W) RGB in 0..255, of any type -> what `features` takes, in the parameters' type."""
+        return (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+
+    @abstractmethod
+    def features(self, images: Tensor) -> list[Tensor]:
+        """images: (B, 3, H, W), normalised -> (B, C, H/stride, W/stride) for each level."""
+
+    @abstractmethod
+    def head(self, features: list[Tensor]) -> HeadOutputs:
+        """Both branches."""
+
+    @abstractmethod
+    def class_logits(self, features: list[Tensor]) -> list[Tensor]:
+        """The class branch alone, for a teacher whose boxes nobody asks for."""
+
+    @abstractmethod
+    def loss(self, features: list[Tensor], outputs: HeadOutputs, targets: Targets) -> dict[str, Tensor]:
+        """The named terms, each () float32, as they are to be added."""
+
+    @abstractmethod
+    def decode(
+        self, features: list[Tensor], outputs: HeadOutputs, *, candidates: int, image_size: tuple[int, int]
+    ) -> Candidates:
+        """The `candidates` best (anchor, class) pairs over all levels; static shapes, exportable. No threshold."""
+
+    @abstractmethod
+    def reference_detections(
+        self,
+        features: list[Tensor],
+        outputs: HeadOutputs,
+        *,
+        image_size: tuple[int, int],
+        score_threshold: float = 0.05,
+        per_level: int = 1000,
+        iou_threshold: float = 0.5,
+        max_detections: int = 100,
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Boxes (D, 4), scores (D,) and labels (D,) of each image, after exact NMS."""
+
+
+def parameter_count(detector: nn.Module) -> int:
+    """Trainable and frozen parameters; buffers are not counted."""
+    return sum(parameter.numel() for parameter in detector.parameters())
+
+
+@torch.no_grad()
+def multiply_accumulates(detector: Detector, size: tuple[int, int]) -> int:
+    """Of all convolutions and linear layers for one image of (height, width), counted as they run."""
+    total = 0
+
+    def count(module: nn.Module, _: Any, output: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            total += output.numel() * module.weight[0].numel()
+        elif isinstance(module, nn.Linear):
+            total += output.numel() * module.in_features
+
+    handles = [module.register_forward_hook(count) for module in detector.modules()]
+    images = torch.zeros(1, 3, *size, device=detector.pixel_mean.device)
+    try:
+        detector.head(detector.features(detector.normalize(images)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return total

@@ -1,0 +1,54 @@
+"""Which anchor is to find which object, by overlap (RetinaNet, Lin et al. 2017, section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from frs.detectors.base import Targets
+from frs.detectors.boxes import area, intersection, iou
+
+CROWD_COVER = 0.5
+"""An anchor of which more than this lies in a crowd region is neither positive nor negative."""
+
+
+@dataclass
+class Matches:
+    """positive, negative: (B, N) bool, exclusive; an anchor that is neither is left out of the loss. box: (B, N) int64,
+    the index of the object that a positive anchor is to find, 0 elsewhere."""
+
+    positive: Tensor
+    negative: Tensor
+    box: Tensor
+
+    def positives(self) -> Tensor:
+        """() float32: positive anchors of the batch, at least one; what the losses are divided by."""
+        return self.positive.sum().clamp(min=1).float()
+
+
+@torch.no_grad()
+def match(anchors: Tensor, targets: Targets, *, positive_iou: float = 0.5, negative_iou: float = 0.4) -> Matches:
+    """anchors: (N, 4) xyxy.
+
+    Positive: an IoU of at least `positive_iou` with an object, or no anchor overlaps an object more (ties included).
+    Negative: below `negative_iou` with every object. An object is the one that the anchor overlaps most.
+    """
+    batch, count = targets.boxes.shape[:2]
+    if count == 0:
+        everything = torch.ones(batch, len(anchors), dtype=torch.bool, device=anchors.device)
+        return Matches(~everything, everything, torch.zeros_like(everything, dtype=torch.int64))
+    overlap = iou(targets.boxes, anchors)  # (B, G, N)
+    overlap = overlap.masked_fill(~targets.valid[..., None], -1.0)
+    best, box = overlap.max(dim=1)  # (B, N)
+    most = overlap.amax(dim=2, keepdim=True)  # (B, G, 1)
+    best_of_object = ((overlap == most) & (most > 0)).any(dim=1)
+    positive = (best >= positive_iou) | best_of_object
+    negative = (best < negative_iou) & ~positive
+    if bool(targets.ignore.any()):
+        crowd = targets.boxes * targets.ignore[..., None]
+        covered = (intersection(crowd, anchors) / area(anchors)).amax(dim=1) > CROWD_COVER
+        negative = negative & ~covered
+        positive = positive & ~covered
+    return Matches(positive, negative, box * positive)

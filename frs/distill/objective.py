@@ -1,0 +1,91 @@
+"""FRS as something to minimise: L = L_gt + alpha w L_feat + beta w L_cls (Du et al., NeurIPS 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from frs.detectors import Detector, Targets
+from frs.distill.adapters import Adapters
+from frs.distill.loss import frs_loss
+from frs.training.objective import Objective, Terms
+
+
+@dataclass(frozen=True)
+class DistillationWeights:
+    """alpha, beta: numbers, or "auto": measured over `auto_steps` steps so that each term starts at `share` times
+    the detection loss, then frozen. warmup_steps: over which w rises from 0 to 1."""
+
+    alpha: float | Literal["auto"] = "auto"
+    beta: float | Literal["auto"] = "auto"
+    share: float = 1.0
+    auto_steps: int = 20
+    warmup_steps: int = 500
+
+
+class DistillationObjective(Objective):
+    """The student's own loss and the two FRS terms.
+
+    The teacher is used and never trained: it is no submodule, so that it is neither in a checkpoint nor in the
+    optimiser. Its class branch alone is computed. The adapters are trained with the student and thrown away.
+    """
+
+    sums: Tensor
+    weights: Tensor
+
+    def __init__(self, student: Detector, teacher: Detector, weights: DistillationWeights) -> None:
+        super().__init__()
+        self.detector = student
+        self.adapters = Adapters(student.spec.fpn_channels, teacher.spec.fpn_channels, levels=student.spec.levels)
+        self._teacher = [teacher.eval().requires_grad_(False)]
+        self.settings = weights
+        given = [torch.nan if w == "auto" else w for w in (weights.alpha, weights.beta)]
+        # Both are in the checkpoint: a resumed training must not measure again.
+        self.register_buffer("weights", torch.tensor(given, dtype=torch.float64))
+        self.register_buffer("sums", torch.zeros(3, dtype=torch.float64))
+
+    @property
+    def alpha(self) -> float:
+        """In force; NaN while `auto` still measures."""
+        return float(self.weights[0])
+
+    @property
+    def beta(self) -> float:
+        """In force; NaN while `auto` still measures."""
+        return float(self.weights[1])
+
+    def forward(self, images: Tensor, targets: Targets, step: int) -> Terms:
+        student = self.detector
+        features = student.features(student.normalize(images))
+        outputs = student.head(features)
+        parts = student.loss(features, outputs, targets)
+        detection = torch.stack(list(parts.values())).sum()
+        teacher_features, teacher_logits = self._ask_teacher(images)
+        distilled = frs_loss(self.adapters(features), teacher_features, outputs.class_logits, teacher_logits)
+        parts = {**parts, "frs_features": distilled.features, "frs_classes": distilled.classes}
+        if not self._settled(step, detection, distilled.features, distilled.classes):
+            return Terms(detection, parts)
+        ramp = min(1.0, step / self.settings.warmup_steps) if self.settings.warmup_steps else 1.0
+        total = detection + ramp * (self.alpha * distilled.features + self.beta * distilled.classes)
+        return Terms(total, parts, {"alpha": self.alpha, "beta": self.beta, "w": ramp})
+
+    @torch.no_grad()
+    def _ask_teacher(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        teacher = self._teacher[0]
+        features = teacher.features(teacher.normalize(images))
+        return features, teacher.class_logits(features)
+
+    @torch.no_grad()
+    def _settled(self, step: int, detection: Tensor, features: Tensor, classes: Tensor) -> bool:
+        """Whether the weights stand; while `auto` measures, the student learns from the boxes alone."""
+        if not bool(self.weights.isnan().any()):
+            return True
+        if step < self.settings.auto_steps:
+            self.sums += torch.stack([detection, features, classes]).double()
+            return False
+        measured = self.settings.share * self.sums[0] / self.sums[1:].clamp(min=1e-12)
+        self.weights.copy_(torch.where(self.weights.isnan(), measured, self.weights))
+        return True

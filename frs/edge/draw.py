@@ -1,0 +1,66 @@
+"""Pictures for people: boxes on a photograph, and a score map over it. Pillow alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+
+# Matplotlib's "inferno" at nine equal steps: dark and bright at the ends, readable in grey.
+_RAMP = np.array(
+    [
+        (0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85),
+        (227, 89, 51), (249, 140, 10), (249, 201, 50), (252, 255, 164),
+    ]
+)  # fmt: skip
+
+
+def draw_boxes(
+    image: npt.NDArray[np.uint8],
+    boxes: npt.NDArray[np.floating],
+    colour: Colour,
+    labels: Sequence[str] | None = None,
+) -> Image.Image:
+    """The image (H, W, 3) with boxes (N, 4) xyxy in its pixels, and a label above each where given."""
+    picture = Image.fromarray(image)
+    draw = ImageDraw.Draw(picture)
+    width = max(1, round(min(picture.size) / 200))
+    font = ImageFont.load_default(max(10, round(min(picture.size) / 40)))
+    for i, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
+        draw.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=width)
+        if labels is not None:
+            left, top, right, bottom = draw.textbbox((x0, y0), labels[i], font=font, anchor="lb")
+            draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), fill=colour)
+            draw.text((x0, y0), labels[i], fill=(0, 0, 0), font=font, anchor="lb")
+    return picture
+
+
+def draw_heat(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.floating], opacity: float = 0.65) -> Image.Image:
+    """The image (H, W, 3), greyed, under a map (H, W) of values in 0..1."""
+    steps = np.clip(heat, 0.0, 1.0) * (len(_RAMP) - 1)
+    colours = np.stack([np.interp(steps, np.arange(len(_RAMP)), _RAMP[:, channel]) for channel in range(3)], axis=-1)
+    grey = image.mean(axis=-1, keepdims=True)
+    return Image.fromarray((opacity * colours + (1 - opacity) * grey).astype(np.uint8))
+
+
+def side_by_side(panels: Sequence[tuple[str, Image.Image]], height: int = 384) -> Image.Image:
+    """Pictures in a row, scaled to one height, each under its title."""
+    gap, bar = 8, 26
+    font = ImageFont.load_default(16)
+    scaled = [
+        (title, panel.resize((round(panel.width * height / panel.height), height), Image.Resampling.BICUBIC))
+        for title, panel in panels
+    ]
+    width = sum(panel.width for _, panel in scaled) + gap * (len(scaled) - 1)
+    sheet = Image.new("RGB", (width, height + bar), "white")
+    draw = ImageDraw.Draw(sheet)
+    x = 0
+    for title, panel in scaled:
+        sheet.paste(panel, (x, bar))
+        draw.text((x + 2, bar / 2), title, fill=(30, 30, 30), font=font, anchor="lm")
+        x += panel.width + gap
+    return sheet

@@ -1,0 +1,95 @@
+"""An exported file in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from frs.edge.metadata import GraphMetadata
+from frs.edge.predictor import Detections, ModelInfo
+from frs.errors import ExportError, RuntimeMissing
+
+CPU = "CPUExecutionProvider"
+OUTPUTS = ["boxes", "scores", "labels", "num_detections"]
+
+
+class OnnxRuntimeSession:
+    """A Predictor for a file that this project exported.
+
+    providers: in order of preference; the first must be the one that runs. threads: of one operator; None leaves it to
+    ONNX Runtime, which takes every core. Raises RuntimeMissing where ONNX Runtime or the provider is not there, and
+    ExportError for a file that is not ours.
+    """
+
+    def __init__(self, path: Path, providers: Sequence[str] = (CPU,), threads: int | None = None) -> None:
+        self.session = _open(path, providers, threads)
+        # ONNX Runtime drops a provider that it cannot load, and says nothing.
+        self.provider: str = self.session.get_providers()[0]
+        if self.provider != providers[0]:
+            raise RuntimeMissing(
+                f"{path}: asked to run on {providers[0]}, ONNX Runtime fell back to {self.provider}; install what the "
+                "provider needs (CUDA libraries, onnxruntime-gpu), or ask for another"
+            )
+        self.metadata = GraphMetadata.from_properties(self.session.get_modelmeta().custom_metadata_map, path)
+        self.path = path
+        self._batch: int | str = self.session.get_inputs()[0].shape[0]
+
+    @property
+    def info(self) -> ModelInfo:
+        return self.metadata.info
+
+    def predict(self, images: npt.NDArray[np.uint8]) -> list[Detections]:
+        """images: (N, 3, height, width) uint8, N as exported. Raises ExportError for anything else."""
+        self._check(images)
+        boxes, scores, labels, counts = self.run_raw(images)
+        return [
+            Detections(boxes[i, :count], scores[i, :count], labels[i, :count]) for i, count in enumerate(counts.tolist())
+        ]
+
+    def run_raw(self, images: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
+        """The graph alone, for timing: boxes, scores, labels and num_detections, padded."""
+        outputs: list[npt.NDArray[Any]] = self.session.run(OUTPUTS, {"images": images})
+        return outputs
+
+    def _check(self, images: npt.NDArray[np.uint8]) -> None:
+        batch = self._batch if isinstance(self._batch, int) else "N"
+        expected = (batch, 3, self.info.height, self.info.width)
+        fits = images.ndim == 4 and images.shape[1:] == expected[1:] and batch in (images.shape[0], "N")
+        if images.dtype != np.uint8 or not fits:
+            raise ExportError(
+                f"{self.path}: the input `images` takes uint8 of shape {expected}, got {images.dtype} of shape "
+                f"{images.shape}; letterbox the images to {self.info.height} x {self.info.width} and leave them 0..255"
+            )
+
+
+def _open(path: Path, providers: Sequence[str], threads: int | None) -> Any:
+    try:
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as errors
+    except ImportError:
+        raise RuntimeMissing(
+            "ONNX Runtime is not installed; pip install onnxruntime (or onnxruntime-gpu, never both)"
+        ) from None
+    if not path.is_file():
+        raise ExportError(f"{path}: there is no such file; export it, or correct the path")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # a warning here is about ONNX Runtime's own choices, nothing a user can act on
+    if threads is not None:
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=list(providers))
+    except (errors.InvalidProtobuf, errors.InvalidGraph, errors.Fail, errors.NotImplemented, errors.InvalidArgument) as e:
+        raise ExportError(
+            f"{path}: ONNX Runtime cannot open it as an ONNX file ({_first_line(e)}); export it again"
+        ) from None
+    except ValueError as error:
+        raise RuntimeMissing(f"{path}: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300]

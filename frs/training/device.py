@@ -1,0 +1,45 @@
+"""Which device computes, with how many threads, in which precision: decided once, and recorded."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from frs.errors import RuntimeMissing
+
+
+@dataclass(frozen=True)
+class Device:
+    """kind: "cpu" or "cuda"; threads: of a CPU operator; bf16: whether bfloat16 is computed natively."""
+
+    kind: str
+    threads: int
+    bf16: bool
+
+    @property
+    def torch(self) -> torch.device:
+        return torch.device(self.kind)
+
+    def dtype(self, precision: str) -> torch.dtype | None:
+        """The autocast type of "auto", "fp32" or "bf16"; None stands for no autocast."""
+        wanted = precision == "bf16" or (precision == "auto" and self.bf16)
+        return torch.bfloat16 if wanted else None
+
+
+def resolve_device(kind: str = "auto", threads: int | None = None) -> Device:
+    """Pick the device and set torch's thread count (results on a CPU depend on it).
+
+    Raises RuntimeMissing when "cuda" is asked for and there is none.
+    """
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise RuntimeMissing("runtime.device is cuda, but torch sees no GPU here; use auto or cpu")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    threads = threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    if kind == "cuda":
+        return Device(kind, threads, torch.cuda.is_bf16_supported())
+    native = torch.cpu.get_capabilities()
+    return Device(kind, threads, bool(native.get("avx512_bf16") or native.get("amx_bf16")))

@@ -1,0 +1,248 @@
+"""The command line. Everything heavy is imported inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import errno
+import json
+import signal
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from frs.errors import FrsError
+from pipeline import __version__
+from pipeline.console import Console, open_console, printable
+from pipeline.errors import ConfigError, GateFailed, PipelineError, StageFailed
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.stage import Stage
+
+_EPILOG = """\b
+Exit codes:
+  0  done
+  1  failed; what was finished before is kept
+  2  a faulty configuration or command line
+  3  a gate was not met; the report is whole
+  4  another process is at the same run
+  130, 143  interrupted (Ctrl-C, SIGTERM); the same `run` continues
+"""
+
+_MACHINE = {
+    errno.EACCES: "correct the permissions",
+    errno.EDQUOT: "make room",
+    errno.ENOLCK: "choose a --runs-dir on a file system that has locks",
+    errno.EPIPE: "leave the reader of the output open",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENOSPC: "make room",
+    errno.EPERM: "correct the permissions",
+    errno.EROFS: "choose a place that can be written to",
+}
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Terminated(BaseException):
+    """SIGTERM came."""
+
+
+class _Commands(click.Group):
+    """Turns what the commands raise into one paragraph and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        before = signal.signal(signal.SIGTERM, _terminate)
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except (KeyboardInterrupt, _Terminated) as error:
+            code, message = _interruption(error, ctx)
+        except Exception as error:
+            if ctx.params["debug"]:
+                traceback.print_exc()
+            code, message = _explanation(error)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        click.echo(f"frs-pipeline: {printable(message)}", err=True)
+        raise click.exceptions.Exit(code)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
+def _interruption(error: BaseException, ctx: click.Context) -> tuple[int, str]:
+    code = 128 + (signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT)
+    if ctx.invoked_subcommand != "run":
+        return code, "interrupted"
+    return code, "interrupted; the same command continues (without --force for a stage that was finished already)"
+
+
+def _explanation(error: Exception) -> tuple[int, str]:
+    """The exit code and the paragraph for an error, which is the user's, the machine's, or ours."""
+    cause = error.__cause__ if isinstance(error, StageFailed) else error
+    where = f"stage {error.stage}: " if isinstance(error, StageFailed) else ""
+    if isinstance(cause, (PipelineError, FrsError)):
+        return getattr(error, "exit_code", 1), str(error)
+    if isinstance(cause, OSError) and cause.errno in _MACHINE:
+        at = f": {cause.filename}" if cause.filename else ""
+        return 1, f"{where}{cause.strerror}{at}; {_MACHINE[cause.errno]} and give the same command again, it continues"
+    text = f"{type(cause).__name__}: {cause}".rstrip(": ")
+    return 1, f"{where}{text}. This is a bug; --debug shows where"
+
+
+def _config_argument(command: Command) -> Command:
+    overrides = click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. student.train.epochs=12."
+    )
+    path = click.argument("config", type=click.Path(path_type=Path))
+    return path(overrides(command))
+
+
+def _runs_dir(command: Command) -> Command:
+    return click.option(
+        "--runs-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("runs"),
+        show_default=True,
+        help="Folder of the runs and their common store.",
+    )(command)
+
+
+def _what_to_run(command: Command) -> Command:
+    force = click.option("--force", multiple=True, metavar="STAGE", help="Do this stage again; may be repeated.")
+    until = click.option("--until", metavar="STAGE", help="Stop after this stage.")
+    return _config_argument(until(force(_runs_dir(command))))
+
+
+def _load(path: Path, overrides: tuple[str, ...]) -> tuple[Config, tuple[Stage, ...]]:
+    import stages
+    from pipeline.loading import load_config
+
+    config = load_config(path, overrides)
+    return config, stages.graph(config)
+
+
+@click.group(cls=_Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="frs-pipeline", message="%(prog)s %(version)s")
+@click.option("--debug", is_flag=True, help="Show where an error came from.")
+def main(debug: bool) -> None:
+    """Distil a heavy object detector into one that runs on an edge device, and prove what was won and lost."""
+
+
+@main.command(epilog=_EPILOG)
+@_what_to_run
+def run(config: Path, overrides: tuple[str, ...], until: str | None, force: tuple[str, ...], runs_dir: Path) -> None:
+    """Bring the run of CONFIG up to date.
+
+    What is finished already, by this run or another under the same folder, is reused. Results: RUNS_DIR/NAME/.
+    """
+    from pipeline import runner
+    from pipeline.plan import select
+
+    settings, graph = _load(config, overrides)
+    reported = any(stage.name == "report" for stage in select(graph, until, force))
+    with open_console() as console:
+        try:
+            runner.run(settings, graph, runs_dir, until=until, force=force, console=console)
+        except GateFailed:
+            if reported:
+                _show_report(runs_dir / settings.name, console)
+            raise
+        if reported:
+            _show_report(runs_dir / settings.name, console)
+
+
+@main.command()
+@_what_to_run
+def plan(config: Path, overrides: tuple[str, ...], until: str | None, force: tuple[str, ...], runs_dir: Path) -> None:
+    """Show what `run` would do, and why. Runs nothing."""
+    from pipeline.plan import plan as make_plan
+
+    settings, graph = _load(config, overrides)
+    steps = make_plan(settings, graph, runs_dir, until=until, force=force)
+    width = max(len(step.stage.name) for step in steps)
+    with open_console() as console:
+        for step in steps:
+            console.print(f"{step.stage.name:{width}}  {step.action:7}  {'; '.join(step.reasons)}".rstrip())
+
+
+@main.command()
+@_config_argument
+def check(config: Path, overrides: tuple[str, ...]) -> None:
+    """Check the configuration, data, weights and environment. Runs nothing."""
+    from stages.check import run_check
+
+    settings, _ = _load(config, overrides)
+    findings = run_check(settings)
+    with open_console() as console:
+        for fine, what, found in findings:
+            console.print(f"{'ok' if fine else 'FAULT':5}  {what}: {found}")
+    faults = sum(not fine for fine, _, _ in findings)
+    if faults:
+        raise PipelineError(f"{config}: {faults} of {len(findings)} checks found a fault; they are marked FAULT above.")
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@_runs_dir
+def report(run: str, runs_dir: Path) -> None:
+    """Print the table of a finished RUN, given by its name or its folder."""
+    folder = next((folder for folder in (runs_dir / run, Path(run)) if (folder / "manifest.json").is_file()), None)
+    if folder is None:
+        names = sorted(path.parent.name for path in runs_dir.glob("*/manifest.json"))
+        there = f"the runs are {', '.join(names)}" if names else "there is none yet"
+        raise ConfigError(f"there is no run {run} in {runs_dir}; {there}.")
+    with open_console() as console:
+        _show_report(folder, console)
+
+
+@main.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("predictions"),
+    show_default=True,
+    help="Folder for the images with boxes drawn.",
+)
+@click.option(
+    "--score", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="Leave out boxes below this."
+)
+def predict(artifact: Path, images: tuple[Path, ...], out: Path, score: float) -> None:
+    """Detect objects in images with an exported ARTIFACT: prints JSON, draws the boxes."""
+    from stages.predict import run_predict
+
+    click.echo(json.dumps(run_predict(artifact, images, out, score), indent=2, ensure_ascii=False))
+
+
+@main.command()
+@_runs_dir
+@click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
+def gc(runs_dir: Path, dry_run: bool) -> None:
+    """Delete from the store what no run uses any more."""
+    from pipeline.gc import collect
+
+    collected = collect(runs_dir, dry_run=dry_run)
+    with open_console() as console:
+        for path, size in collected.deleted.items():
+            console.print(f"{size:>14,}  {path}")
+        for path in collected.busy:
+            console.print(f"{'in use':>14}  {path}")
+        verb = "would be deleted" if dry_run else "deleted"
+        console.print(f"{collected.bytes:,} bytes in {len(collected.deleted)} folders {verb}")
+
+
+def _show_report(folder: Path, console: Console) -> None:
+    from stages.report import show
+
+    console.show(show(folder))
+
+
+if __name__ == "__main__":
+    main()

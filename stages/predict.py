@@ -1,0 +1,61 @@
+"""`frs-pipeline predict`: an exported file on images, drawn and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+BOX_COLOUR = (255, 196, 0)
+
+
+def run_predict(artifact: Path, images: Sequence[Path], out: Path, score: float) -> list[dict[str, Any]]:
+    """Detect in each image, write it with its boxes to `out/<name>.png`, and return what was found.
+
+    Boxes are [x, y, width, height] in pixels of the image, as in COCO; detections below `score` are left out. Raises
+    FrsError for a file that is not ours or an image that cannot be read.
+    """
+    from frs.edge.ort import OnnxRuntimeSession
+
+    from frs.edge.draw import draw_boxes
+    from frs.edge.image import letterbox, load_image, to_nchw
+
+    session = OnnxRuntimeSession(artifact)
+    info = session.info
+    out.mkdir(parents=True, exist_ok=True)
+    answers = []
+    for path, target in zip(images, _targets(images, out), strict=True):
+        image = load_image(path)
+        boxed, mapping = letterbox(image, info.height, info.width)
+        found = session.predict(to_nchw([boxed]))[0]
+        boxes = mapping.to_original(found.boxes)
+        kept = [i for i in range(len(found)) if found.scores[i] >= score]
+        names = [info.classes[found.labels[i]] for i in kept]
+        labels = [f"{name} {found.scores[i]:.2f}" for name, i in zip(names, kept, strict=True)]
+        draw_boxes(image, boxes[kept], BOX_COLOUR, labels).save(target)
+        answers.append(
+            {
+                "image": str(path),
+                "drawn": str(target),
+                "detections": [
+                    {
+                        "category_id": info.category_ids[found.labels[i]],
+                        "class": name,
+                        "score": round(float(found.scores[i]), 4),
+                        "bbox": [round(float(v), 2) for v in (*boxes[i, :2], *(boxes[i, 2:] - boxes[i, :2]))],
+                    }
+                    for name, i in zip(names, kept, strict=True)
+                ],
+            }
+        )
+    return answers
+
+
+def _targets(images: Sequence[Path], out: Path) -> list[Path]:
+    """A file name for each image; two images of one name do not overwrite each other."""
+    taken: dict[str, int] = {}
+    targets = []
+    for path in images:
+        count = taken[path.stem] = taken.get(path.stem, 0) + 1
+        targets.append(out / (f"{path.stem}.png" if count == 1 else f"{path.stem}-{count}.png"))
+    return targets

@@ -1,0 +1,89 @@
+"""student, and its control: the same network, seed, schedule and data order, with and without distillation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.config import Config
+from pipeline.stage import Context, Metrics, Stage
+from stages.common import DATA_INPUTS, dataset, external, training_facts, write_json
+from stages.training import new_detector, train_detector
+
+
+def student_stage() -> Stage:
+    return Stage(
+        name="student",
+        inputs={**DATA_INPUTS, "teacher": "teacher/weights"},
+        outputs={
+            "weights": "student.safetensors",
+            "history": "history.json",
+            "distillation": "distillation.json",
+        },
+        reads=("student", "distill", "input", "seed"),
+        version=1,
+        run=_run_student,
+        external=_external,
+        facts=training_facts,
+        publish={"weights": "student.safetensors"},
+    )
+
+
+def control_stage() -> Stage:
+    return Stage(
+        name="control",
+        inputs=DATA_INPUTS,
+        outputs={"weights": "control.safetensors", "history": "history.json"},
+        reads=("student", "input", "seed"),
+        version=1,
+        run=_run_control,
+        external=_external,
+        facts=training_facts,
+        publish={"weights": "control.safetensors"},
+    )
+
+
+def _external(config: Config) -> Mapping[str, Path]:
+    return external({"student.detector.weights": config.student.detector.weights})
+
+
+def _run_control(context: Context) -> Metrics:
+    from frs.training import DetectionObjective
+
+    config = context.config.student
+    detector = new_detector(context, config.detector, dataset(context, "val"))
+    _, metrics = train_detector(context, detector, config.train, lambda detector, _: DetectionObjective(detector))
+    return metrics
+
+
+def _run_student(context: Context) -> Metrics:
+    import torch
+
+    from frs.detectors import Detector, load_detector
+    from frs.distill.objective import DistillationObjective, DistillationWeights
+    from frs.training import Device
+
+    config, settings = context.config.student, context.config.distill
+    detector = new_detector(context, config.detector, dataset(context, "val"))
+    teacher = load_detector(context.inputs["teacher"])
+
+    def objective(detector: Detector, device: Device) -> DistillationObjective:
+        teacher.to(device.torch, memory_format=torch.channels_last)
+        return DistillationObjective(detector, teacher, DistillationWeights(**settings.model_dump()))
+
+    trained, metrics = train_detector(context, detector, config.train, objective)
+    assert isinstance(trained, DistillationObjective)
+    distillation = {
+        "method": "frs",
+        "alpha": _finite(trained.alpha),
+        "beta": _finite(trained.beta),
+        "chosen": "auto" if "auto" in (settings.alpha, settings.beta) else "given",
+    }
+    write_json(context.outputs["distillation"], distillation)
+    return {**metrics, **distillation}
+
+
+def _finite(weight: float) -> float | None:
+    """None where the training ended before `auto` had measured."""
+    return weight if math.isfinite(weight) else None

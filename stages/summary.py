@@ -1,0 +1,92 @@
+"""The run's table and its verdict in words, from report.json alone; what `run` ends with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Report = dict[str, Any]
+NONE = "–"
+COLUMNS = ("", "params", "AP", "AP50", "p50 ms", "p99 ms", "memory MB", "file MB")
+
+
+def rows(report: Report) -> list[tuple[str, ...]]:
+    """One row a model: AP in torch with the reference decode, cost of its fp32 ONNX file.
+
+    The control is never exported: it is the student's network, so its cost is the student's.
+    """
+    table = []
+    for model, facts in report["models"].items():
+        scored = accuracy(report, model, "torch", "fp32", "reference")
+        cost = _profile(report, "student" if model == "control" else model, "fp32")
+        latency = cost["latency_ms"] if cost else {}
+        table.append(
+            (
+                model,
+                f"{facts['params'] / 1e6:.2f} M",
+                number(scored["AP"]),
+                number(scored["AP50"]),
+                number(latency.get("p50")),
+                number(latency.get("p99")),
+                number(cost and cost["peak_memory_mb"], 0),
+                number(cost and cost["artifact_mb"]),
+            )
+        )
+    return table
+
+
+def sentence(report: Report) -> str:
+    """The verdict on the distillation in words."""
+    distillation = report["distillation"]
+    if distillation["verdict"] == "not shown":
+        return "Whether distillation helped was not shown: the run has no control."
+    low, high = distillation["gain_interval"]
+    says = {
+        "helped": "Distillation helped",
+        "hurt": "Distillation hurt",
+        "cannot tell": "Whether distillation helped cannot be told from this run",
+    }
+    return (
+        f"{says[distillation['verdict']]}: {distillation['gain_AP']:+.1f} AP over the control "
+        f"(95% interval {low:+.1f} to {high:+.1f}, paired over images; one seed)."
+    )
+
+
+def table(report: Report, run_dir: Path) -> RenderableType:
+    """What `run` ends with."""
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=f"{escape(report['name'])}: AP in torch, cost of the fp32 ONNX file", title_justify="left")
+    for i, column in enumerate(COLUMNS):
+        drawn.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows(report):
+        drawn.add_row(*row)
+    failed = [gate["name"] for gate in report["gates"] if not gate["passed"]]
+    gates = f"Gates: {len(report['gates']) - len(failed)} of {len(report['gates'])} passed"
+    return Group(
+        drawn,
+        Text(sentence(report)),
+        Text(gates + (f"; failed: {', '.join(failed)}" if failed else "")),
+        Text(f"Report: {run_dir / 'report.md'}"),
+    )
+
+
+def accuracy(report: Report, *key: str) -> dict[str, Any]:
+    """The row of a (model, runtime, precision, decode)."""
+    return next(a for a in report["accuracy"] if (a["model"], a["runtime"], a["precision"], a["decode"]) == key)
+
+
+def _profile(report: Report, model: str, precision: str) -> dict[str, Any] | None:
+    found = [p for p in report["profiles"] if (p["model"], p["precision"]) == (model, precision)]
+    return found[0] if found else None
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A figure for people, and a dash for one that was not measured."""
+    return NONE if value is None else f"{value:.{digits}f}"

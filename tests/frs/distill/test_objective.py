@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from frs.detectors import RetinaNet, RetinaNetSpec, Targets, build_detector
+from frs.distill.objective import DistillationObjective, DistillationWeights
+
+
+def detector(channels: int, seed: int) -> RetinaNet:
+    torch.manual_seed(seed)
+    spec = RetinaNetSpec(
+        classes=("a", "b"),
+        category_ids=(1, 2),
+        backbone="resnet18",
+        backbone_options={"channels": [8, 8, 16, 16], "stem_width": 8},
+        fpn_channels=channels,
+        levels=3,
+        head_depth=1,
+    )
+    built = build_detector(spec)
+    assert isinstance(built, RetinaNet)
+    return built
+
+
+def batch() -> tuple[torch.Tensor, Targets]:
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    boxes = torch.tensor([[[4.0, 4, 40, 40]], [[20.0, 10, 60, 50]]])
+    flags = torch.ones(2, 1, dtype=torch.bool)
+    return images, Targets(boxes, torch.tensor([[0], [1]]), flags, torch.zeros_like(flags))
+
+
+def make(**settings: float | str) -> DistillationObjective:
+    return DistillationObjective(detector(16, 1), detector(24, 2), DistillationWeights(**settings))  # type: ignore[arg-type]
+
+
+def test_given_weights_ramp_over_the_warm_up() -> None:
+    objective = make(alpha=0.5, beta=0.25, warmup_steps=10)
+    images, targets = batch()
+    for step, ramp in ((0, 0.0), (5, 0.5), (10, 1.0), (99, 1.0)):
+        terms = objective.eval()(images, targets, step)
+        parts = {name: float(value.detach()) for name, value in terms.parts.items()}
+        expected = (
+            parts["classification"] + parts["box"] + ramp * (0.5 * parts["frs_features"] + 0.25 * parts["frs_classes"])
+        )
+        assert float(terms.total.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_auto_starts_each_term_at_its_share_of_the_detection_loss_and_freezes() -> None:
+    objective = make(share=0.5, auto_steps=3, warmup_steps=0).eval()
+    images, targets = batch()
+    for step in range(3):
+        terms = objective(images, targets, step)
+        detection = float((terms.parts["classification"] + terms.parts["box"]).detach())
+        assert float(terms.total.detach()) == pytest.approx(detection), "while it measures, only the boxes teach"
+        assert math.isnan(objective.alpha)
+    terms = objective(images, targets, 3)
+    for weight, name in ((objective.alpha, "frs_features"), (objective.beta, "frs_classes")):
+        assert weight * float(terms.parts[name].detach()) == pytest.approx(0.5 * detection, rel=1e-4)
+    frozen = (objective.alpha, objective.beta)
+    with torch.no_grad():
+        for parameter in objective.adapters.parameters():
+            parameter.mul_(10)
+    objective(images, targets, 4)
+    assert (objective.alpha, objective.beta) == frozen
+
+
+def test_one_weight_given_and_one_measured() -> None:
+    objective = make(alpha=0.125, auto_steps=1, warmup_steps=0)
+    images, targets = batch()
+    objective(images, targets, 0)
+    objective(images, targets, 1)
+    assert objective.alpha == 0.125
+    assert objective.beta > 0
+
+
+def test_measured_weights_are_in_the_checkpoint_and_the_teacher_is_not() -> None:
+    objective = make(auto_steps=1)
+    images, targets = batch()
+    objective(images, targets, 0)
+    objective(images, targets, 1)
+    state = objective.state_dict()
+    assert {name.split(".")[0] for name in state} == {"detector", "adapters", "weights", "sums"}
+    resumed = make(auto_steps=1)
+    resumed.load_state_dict(state)
+    assert (resumed.alpha, resumed.beta) == (objective.alpha, objective.beta)
+
+
+def test_gradients_reach_student_and_adapters_and_never_the_teacher() -> None:
+    objective = make(alpha=1.0, beta=1.0, warmup_steps=0)
+    teacher = objective._teacher[0]
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    images, targets = batch()
+    torch.autograd.backward(objective.train()(images, targets, 1).total)
+    trained = dict(objective.named_parameters())
+    assert all(p.grad is not None for p in trained.values())
+    # timm starts the last norm of a residual branch at 0, so that nothing before it has a gradient yet.
+    assert all(bool(p.grad.any()) for name, p in trained.items() if ".body.layer" not in name and p.grad is not None)
+    assert all(p.grad is None for p in teacher.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert not teacher.training, "train() on the objective must not wake the teacher's batch statistics"

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.config import Config
+from pipeline.errors import ConfigError
+from pipeline.loading import load_config
+
+SMALL: dict[str, Any] = {
+    "version": 1,
+    "name": "small",
+    "data": {"source": "trees"},
+    "teacher": {"detector": {"backbone": "resnet18"}},
+    "student": {"detector": {"backbone": "resnet10t"}},
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, **changes}))
+    return path
+
+
+def test_defaults_are_filled_in_and_survive_a_round_trip(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path))
+    again = tmp_path / "resolved.yaml"
+    again.write_text(config.to_yaml())
+    assert load_config(again) == config
+    assert config.student.detector.ratios == (0.5, 1.0, 2.0)
+
+
+def test_all_faults_are_named_at_once_with_place_value_and_advice(tmp_path: Path) -> None:
+    path = write(tmp_path, input={"height": 250}, seed="many", export={"detection": 10})
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"{path}: 3 faults in the configuration"
+    assert "  input.height: got 250; must be a multiple of 32, the stride of the backbone's last stage" in lines
+    assert '  export.detection: unknown key; did you mean "detections"?' in lines
+    assert any(line.startswith("  seed: got 'many'; ") and "integer" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("student.train.epoch=3", 'student.train.epoch: unknown key; did you mean "epochs"?'),
+        ("data.tiles=100", 'data.tiles: unknown key; did you mean "tile"?'),
+        ("name=../up", "name: got '../up'"),
+        ("name=.store", "name: got '.store'"),
+        ("teacher.detector.levels=4", "must agree: FRS compares the pyramids level by level"),
+        ("student.detector.octaves=1", "must have the same anchors per location"),
+        ("input.width=512", "quarter_turns needs input.height == input.width"),
+        ("export.candidates=50", "detections (100) must not exceed candidates (50)"),
+        ("distill.alpha=.nan", "distill.alpha"),
+        ("engine.target=orin", "engine.target: got 'orin'"),
+        ("student.train.augment.scale=[2, 1]", "scale must be [from, to] with 0 < from <= to"),
+    ],
+)
+def test_what_is_refused_and_how(tmp_path: Path, override: str, sentence: str) -> None:
+    student = {"detector": {"backbone": "resnet10t"}, "train": {"augment": {"quarter_turns": True}}}
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, student=student), [override])
+    assert sentence in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "just words", "a: [", "!!python/object/apply:os.system ['true']"])
+def test_a_file_that_is_no_mapping_is_one_sentence(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="config.yaml"):
+        load_config(path)
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read \(No such file"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_overrides_are_yaml_and_make_sections(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path), ["distill.beta=1e-1", "student.train.augment.scale=[0.5, 2]", "control=no"])
+    assert (config.distill.beta, config.student.train.augment.scale, config.control) == (0.1, (0.5, 2.0), False)
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "seed.x=1", "a..b=1"])
+def test_an_override_that_is_none_is_refused(tmp_path: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        load_config(write(tmp_path, seed=3), [override])
+
+
+def test_paths_are_relative_to_the_file_and_stay_out_of_sections(tmp_path: Path) -> None:
+    teacher = {"detector": {"backbone": "resnet18", "weights": "w/r18.pth"}, "checkpoint": "teacher.safetensors"}
+    config = load_config(write(tmp_path, teacher=teacher))
+    assert config.teacher.checkpoint == tmp_path / "teacher.safetensors"
+    assert config.teacher.detector.weights == tmp_path / "w/r18.pth"
+    section = config.section("teacher")
+    assert "checkpoint" not in section
+    assert "weights" not in section["detector"]
+    assert str(tmp_path) not in str(section)
+
+
+def test_named_weights_are_no_paths(tmp_path: Path) -> None:
+    student = {"detector": {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet-lite0"}}
+    config = load_config(write(tmp_path, student=student))
+    assert config.section("student.detector")["weights"] == "package:efficientnet-lite0"
+
+
+def test_a_section_that_does_not_exist_is_a_key_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyError):
+        load_config(write(tmp_path)).section("student.nothing")
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=str)
+def test_the_shipped_configurations_are_valid(path: Path) -> None:
+    assert isinstance(load_config(path), Config)

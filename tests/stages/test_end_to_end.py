@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from safetensors import safe_open
+
+from tests.stages.conftest import SMALL, frs_pipeline
+
+
+@pytest.fixture(scope="session")
+def report(finished: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((finished / "report.json").read_text())
+    return loaded
+
+
+def entry(finished: Path, stage: str) -> Path:
+    """The store's outputs of a stage of the run."""
+    manifest = json.loads((finished / "manifest.json").read_text())
+    return Path(finished.parent / manifest["stages"][stage]["path"] / "outputs")
+
+
+def test_what_a_person_takes_away_lies_in_the_run_folder(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    for model in ("teacher", "student"):
+        assert {f"{model}{suffix}" for suffix in (".onnx", ".fp16.onnx", ".plan", ".fp16.plan", ".safetensors")} <= names
+    assert {"report.json", "report.md", "pictures", "predictions", "manifest.json", "config.yaml"} <= names
+
+
+def test_the_terminal_ends_with_table_verdict_and_report(workplace: Path) -> None:
+    text = (workplace / "stdout.txt").read_text()
+    for words in ("teacher", "control", "student", "params", "AP50", "p99 ms", "memory MB", "file MB"):
+        assert words in text
+    assert "istillation" in text
+    assert "runs/small/report.md" in text
+
+
+def test_report_json_keeps_its_schema(report: dict[str, Any]) -> None:
+    assert report["schema"] == 1
+    assert set(report) == {
+        "schema", "name", "created", "seed", "environment", "classes", "models", "distillation", "accuracy",
+        "profiles", "engines", "gates",
+    }  # fmt: skip
+    assert set(report["models"]) == {"teacher", "control", "student"}
+    assert report["models"]["control"] == report["models"]["student"]
+    assert report["models"]["teacher"]["params"] > report["models"]["student"]["params"]
+    assert report["distillation"]["verdict"] in {"helped", "hurt", "cannot tell"}
+    assert report["distillation"]["alpha"] > 0
+    assert report["distillation"]["beta"] > 0
+    low, high = report["distillation"]["gain_interval"]
+    assert low <= report["distillation"]["gain_AP"] <= high
+    keys = {"model", "runtime", "precision", "decode", "input", "images", "AP", "AP50", "AP75", "APs", "APm", "APl"}
+    assert all(keys | {"per_class"} == set(row) for row in report["accuracy"])
+    assert len(report["accuracy"]) == 3 * 2 + 2 * 2
+    profile_keys = {
+        "model", "runtime", "precision", "device", "batch", "latency_ms", "stages_ms", "throughput_ips",
+        "peak_memory_mb", "artifact_mb", "energy_mj", "power_mode", "clocks", "throttled", "missing",
+    }  # fmt: skip
+    assert all(profile_keys <= set(row) for row in report["profiles"])
+    assert [(p["model"], p["precision"]) for p in report["profiles"]] == [
+        ("teacher", "fp32"), ("teacher", "fp16"), ("student", "fp32"), ("student", "fp16"),
+    ]  # fmt: skip
+
+
+def test_every_null_of_a_profile_has_its_reason(report: dict[str, Any]) -> None:
+    for profile in report["profiles"]:
+        for key in ("energy_mj", "power_mode", "clocks", "throttled"):
+            assert profile[key] is not None or profile["missing"][key]
+
+
+def test_latency_figures_are_in_order(report: dict[str, Any]) -> None:
+    for profile in report["profiles"]:
+        latency = profile["latency_ms"]
+        assert 0 < latency["min"] <= latency["p50"] <= latency["p90"] <= latency["p99"]
+        assert latency["p50_interval"][0] <= latency["p50"] <= latency["p50_interval"][1]
+        assert latency["runs"] == 20
+        assert sum(profile["stages_ms"].values()) == pytest.approx(latency["mean"], rel=0.5)
+
+
+def test_the_reported_ap_is_what_pycocotools_says_of_the_predictions(finished: Path, report: dict[str, Any]) -> None:
+    truth = COCO(str(entry(finished, "data") / "val.json"))
+    for row in report["accuracy"]:
+        stem = "-".join(row[key] for key in ("model", "runtime", "precision", "decode"))
+        found = json.loads((finished / "predictions" / f"{stem}.json").read_text())
+        scorer = COCOeval(truth, truth.loadRes(found), "bbox")
+        scorer.evaluate()
+        scorer.accumulate()
+        scorer.summarize()
+        assert row["AP"] == pytest.approx(100 * scorer.stats[0])
+        assert row["AP50"] == pytest.approx(100 * scorer.stats[1])
+
+
+def test_every_file_was_held_against_torch_with_enough_boxes(report: dict[str, Any]) -> None:
+    gates = {gate["name"]: gate for gate in report["gates"]}
+    for label in ("teacher_fp32", "teacher_fp16", "student_fp32", "student_fp16"):
+        for key in ("unmatched", "score_p99", "box_p99"):
+            gate = gates[f"parity.{label}.{key}"]
+            assert gate["passed"]
+            assert gate["measured_on"] >= 50
+            assert gate["value"] <= gate["limit"]
+        assert gates[f"ap_drop.{label}"]["passed"]
+
+
+def test_engines_are_planned_and_say_what_built_them(finished: Path, report: dict[str, Any]) -> None:
+    for engine in report["engines"]:
+        assert engine["proven"] == "planned", engine["message"]
+        assert engine["builder"] == "tensorrt_rtx"
+        assert engine["target"] == "sm_86"
+    sidecar = json.loads((finished / "student.plan.json").read_text())
+    assert sidecar["onnx_sha256"]
+
+
+def test_class_names_and_category_ids_travel_in_the_file(finished: Path) -> None:
+    session = onnxruntime.InferenceSession(finished / "student.onnx", providers=["CPUExecutionProvider"])
+    text = json.dumps(session.get_modelmeta().custom_metadata_map)
+    assert "Tree" in text
+    assert [i.shape for i in session.get_inputs()] == [[1, 3, 128, 128]]
+
+
+def test_student_and_control_start_alike_and_end_apart(finished: Path) -> None:
+    with (
+        safe_open(finished / "student.safetensors", "pt") as student,
+        safe_open(finished / "control.safetensors", "pt") as control,
+    ):
+        assert set(student.keys()) == set(control.keys()), "adapters must not be shipped"
+        assert any(not student.get_tensor(key).equal(control.get_tensor(key)) for key in student.keys())  # noqa: SIM118
+    first = [
+        json.loads((entry(finished, model) / "history.json").read_text())[0]["terms"] for model in ("student", "control")
+    ]
+    assert math.isclose(first[0]["classification"], first[1]["classification"], rel_tol=0.2)
+
+
+def test_the_report_shows_three_pictures(finished: Path) -> None:
+    text = (finished / "report.md").read_text()
+    for number in (1, 2, 3):
+        assert f"pictures/{number}.png" in text
+        picture = Image.open(finished / "pictures" / f"{number}.png")
+        assert picture.width > 3 * picture.height, "four panels in a row"
+
+
+def test_a_second_run_does_no_work(workplace: Path, finished: Path) -> None:
+    before = (finished / "student.onnx").stat().st_mtime_ns
+    done = frs_pipeline("run", SMALL, cwd=workplace)
+    assert done.stdout.count("reused") == 9
+    assert "nothing to do" in done.stdout
+    assert (finished / "student.onnx").stat().st_mtime_ns == before
+
+
+def test_an_export_option_reruns_from_the_export_on(workplace: Path) -> None:
+    done = frs_pipeline("plan", SMALL, "--set", "export.rounds=8", cwd=workplace)
+    actions = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if line}
+    assert {name for name, action in actions.items() if action == "reuse"} == {"data", "teacher", "control", "student"}
+    assert actions["export"] == "run"
+    assert "config export.rounds: 16 -> 8" in done.stdout
+
+
+def test_changed_gates_rerun_the_report_alone_and_fail_the_run(workplace: Path, tmp_path: Path) -> None:
+    shutil.copytree(workplace / "runs", tmp_path / "runs")
+    done = frs_pipeline("run", SMALL, "--set", "gates.min_gain=99", cwd=tmp_path, check=False)
+    assert done.returncode == 3
+    assert done.stdout.count("reused") == 8
+    assert "gain" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "runs" / "small" / "report.md").exists()
+
+
+def test_report_prints_a_finished_run(workplace: Path) -> None:
+    assert "student" in frs_pipeline("report", "small", cwd=workplace).stdout
+
+
+def test_predict_draws_and_prints(workplace: Path, finished: Path) -> None:
+    photograph = next((entry(finished, "data") / "images" / "val").iterdir())
+    done = frs_pipeline("predict", finished / "student.onnx", photograph, "--score", "0.01", cwd=workplace)
+    answer = json.loads(done.stdout)[0]
+    assert Image.open(workplace / answer["drawn"]).size == Image.open(photograph).size
+    assert answer["detections"]
+    for found in answer["detections"]:
+        assert found["class"] == "Tree"
+        x, y, w, h = found["bbox"]
+        assert min(x, y, w, h) >= 0
+        assert x + w <= 160
+        assert y + h <= 160
+
+
+def test_gc_keeps_what_the_run_names(workplace: Path, finished: Path) -> None:
+    frs_pipeline("gc", cwd=workplace)
+    assert "nothing to do" in frs_pipeline("run", SMALL, cwd=workplace).stdout
+
+
+def test_check_runs_nothing_and_finds_this_configuration_fine(tmp_path: Path) -> None:
+    done = frs_pipeline("check", SMALL, cwd=tmp_path)
+    assert "FAULT" not in done.stdout
+    assert not (tmp_path / "runs").exists()
