@@ -95,7 +95,7 @@ class _Run:
         for label, artifact in step.entry.outputs.items():
             self.made[f"{stage.name}/{label}"] = step.entry.path(label)
             self.hashes[f"{stage.name}/{label}"] = artifact.sha256
-        for label, name in stage.publish.items():
+        for label, name in published(stage, step.entry).items():
             publish(step.entry.path(label), step.entry.outputs[label].sha256, self.folder / name, self.store.hasher)
 
     def drop_the_rest(self) -> None:
@@ -190,16 +190,16 @@ class _Run:
         return plain
 
     def _record(self, stage: Stage, entry: Entry, *, reused: bool) -> None:
-        published = {name: entry.outputs[label].sha256 for label, name in stage.publish.items()}
+        taken = {name: entry.outputs[label].sha256 for label, name in published(stage, entry).items()}
         before = self.manifest.stages.get(stage.name)
         path = str(entry.folder.relative_to(self.store.runs_dir))
-        self.manifest.stages[stage.name] = Record(entry, path, reused, published)
+        self.manifest.stages[stage.name] = Record(entry, path, reused, taken)
         self.manifest.save(self.folder)
         if before is not None:
-            self._take_back({name: sha256 for name, sha256 in before.published.items() if name not in published})
+            self._take_back({name: sha256 for name, sha256 in before.published.items() if name not in taken})
 
     def _take_back(self, published: Mapping[str, str]) -> None:
-        kept = {name for stage in self.stages for name in stage.publish.values()}
+        kept = {name for record in self.manifest.stages.values() for name in record.published}
         for name, sha256 in published.items():
             path = self.folder / name
             if name in kept or not os.path.lexists(path):
@@ -208,6 +208,11 @@ class _Run:
                 _remove(path)
             else:
                 self.console.log(f"{path} is no longer a result of this run; it was edited, so it stays")
+
+
+def published(stage: Stage, entry: Entry) -> dict[str, str]:
+    """Label -> name in the run folder of what the stage publishes and, where it is optional, made."""
+    return {label: name for label, name in stage.publish.items() if label in entry.outputs}
 
 
 def publish(source: Path, sha256: str, target: Path, hasher: Hasher) -> None:

@@ -163,7 +163,12 @@ class Store:
 
     def collect(self, stage: Stage, attempt: Attempt) -> dict[str, Artifact]:
         """Hash what the stage wrote. Raises StageError for an output that is missing or that was not promised."""
-        for label, name in stage.outputs.items():
+        made = {
+            label: name
+            for label, name in stage.outputs.items()
+            if label not in stage.optional or (attempt.outputs / name).exists()
+        }
+        for label, name in made.items():
             path = attempt.outputs / name
             if path.is_symlink() or not path.exists():
                 raise StageError(
@@ -178,7 +183,7 @@ class Store:
                 )
         return {
             label: Artifact(name, self.hasher.either(attempt.outputs / name), tree_bytes(attempt.outputs / name))
-            for label, name in stage.outputs.items()
+            for label, name in made.items()
         }
 
     def commit(self, attempt: Attempt, entry: Entry) -> Entry:
@@ -226,6 +231,8 @@ class Store:
         for label, name in stage.outputs.items():
             artifact = entry.outputs.get(label)
             path = folder / "outputs" / name
+            if artifact is None and label in stage.optional:
+                continue
             if artifact is None or artifact.file != name or not path.exists():
                 faults.append(f"output {label} is missing")
             elif not self._is_intact(path, artifact):

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config, ExportConfig, RetinaNetConfig, TreesData
 from pipeline.stage import Context
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from frs.detectors import Detector, RetinaNetSpec
     from frs.edge.predictor import Predictor
     from frs.evaluation import Row
-    from frs.export import Selection
 
 DATA_INPUTS = {
     "train": "data/train",
@@ -79,20 +78,17 @@ def predict_split(context: Context, predictor: Predictor, batch: int) -> list[Ro
     return predict_dataset(predictor, batches())
 
 
-def torch_predictor(context: Context, detector: Detector, decode: Literal["reference", "graph"]) -> Predictor:
+def torch_predictor(context: Context, detector: Detector, decode: str) -> Predictor:
     """A detector in torch, with the reference decode or with the exported graph's."""
     from frs.export import TorchPredictor
 
     size = context.config.input
-    return TorchPredictor(detector, size.height, size.width, decode=decode, selection=selection(context.config.export))
+    return TorchPredictor(detector, size.height, size.width, decode=decode, **selection(context.config.export))
 
 
-def selection(config: ExportConfig) -> Selection:
-    """How boxes are chosen, in every file and in torch."""
-    from frs.export import Selection
-
-    fields = ("candidates", "rounds", "detections", "score_threshold", "iou_threshold")
-    return Selection(**{name: getattr(config, name) for name in fields})
+def selection(config: ExportConfig) -> dict[str, Any]:
+    """How boxes are chosen, in every file and in torch, as keyword arguments."""
+    return config.model_dump(include={"candidates", "rounds", "detections", "score_threshold", "iou_threshold"})
 
 
 def version_of(*distributions: str) -> str | None:

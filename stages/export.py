@@ -6,7 +6,18 @@ from dataclasses import asdict
 
 from pipeline.config import Config
 from pipeline.stage import Context, Metrics, Stage
-from stages.common import VAL_INPUTS, artifacts, dataset, runtime_facts, torch_predictor, write_json
+from stages.common import (
+    VAL_INPUTS,
+    artifacts,
+    dataset,
+    runtime_facts,
+    selection,
+    torch_predictor,
+    write_json,
+)
+
+PARITY_BATCH = 8
+"""Images at a time where the graph leaves the batch open."""
 
 
 def stage(config: Config) -> Stage:
@@ -24,14 +35,13 @@ def stage(config: Config) -> Stage:
 
 
 def _run(context: Context) -> Metrics:
-    from frs.edge.ort import OnnxRuntimeSession
-
     from frs.data import evaluation_batches
     from frs.detectors import load_detector
+    from frs.edge.ort import OnnxRuntimeSession
     from frs.export import export_onnx, parity
 
     config, size = context.config.export, context.config.input
-    options = config.model_dump(exclude={"precisions", "parity_images"})
+    options = selection(config)
     files = artifacts(context.config)
     images = dataset(context, "val").first(config.parity_images)
     metrics: Metrics = {}
@@ -40,11 +50,22 @@ def _run(context: Context) -> Metrics:
         context.progress.update(done, len(files), file=files[label])
         detector = load_detector(context.inputs[model]).eval()
         path = context.outputs[label]
-        report = export_onnx(detector, path, height=size.height, width=size.width, precision=precision, **options)
+        report = export_onnx(
+            detector,
+            path,
+            height=size.height,
+            width=size.width,
+            batch=config.batch,
+            precision=precision,
+            **options,
+        )
+        batches = evaluation_batches(images, size.height, size.width, config.batch or PARITY_BATCH)
         measured = parity(
             torch_predictor(context, detector, "graph"),
             OnnxRuntimeSession(path, threads=context.config.runtime.threads),
-            (batch for batch, _, _ in evaluation_batches(images, size.height, size.width, config.batch or 8)),
+            (batch[: len(listed)] for batch, _, listed in batches),
+            score_threshold=config.score_threshold,
+            detections=config.detections,
         )
         metrics[label] = {**asdict(report), "parity": asdict(measured)}
         context.progress.log(

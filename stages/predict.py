@@ -15,10 +15,9 @@ def run_predict(artifact: Path, images: Sequence[Path], out: Path, score: float)
     Boxes are [x, y, width, height] in pixels of the image, as in COCO; detections below `score` are left out. Raises
     FrsError for a file that is not ours or an image that cannot be read.
     """
-    from frs.edge.ort import OnnxRuntimeSession
-
     from frs.edge.draw import draw_boxes
     from frs.edge.image import letterbox, load_image, to_nchw
+    from frs.edge.ort import OnnxRuntimeSession
 
     session = OnnxRuntimeSession(artifact)
     info = session.info

@@ -70,9 +70,8 @@ def file_stem(row: dict[str, Any]) -> str:
 
 def _predictors(context: Context) -> Iterator[tuple[dict[str, str], Predictor]]:
     """Every row of the accuracy table with the predictor that makes it, one at a time in memory."""
-    from frs.edge.ort import OnnxRuntimeSession
-
     from frs.detectors import load_detector
+    from frs.edge.ort import OnnxRuntimeSession
     from stages.training import device
 
     where = device(context)

@@ -75,15 +75,16 @@ def parity(
 def match(a: Detections, b: Detections) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Indices into a and into b of the pairs."""
     overlap = np.where(a.labels[:, None] == b.labels[None, :], _iou(a.boxes, b.boxes), 0.0)
-    left, right = [], []
+    pairs: dict[int, int] = {}
+    taken: set[int] = set()
     for flat in np.argsort(-overlap, axis=None, kind="stable"):
         i, j = divmod(int(flat), len(b))
         if overlap[i, j] < MATCH_IOU:
             break
-        left.append(i)
-        right.append(j)
-        overlap[i, :] = overlap[:, j] = 0.0
-    return np.array(left, dtype=np.intp), np.array(right, dtype=np.intp)
+        if i not in pairs and j not in taken:
+            pairs[i] = j
+            taken.add(j)
+    return np.array(list(pairs), dtype=np.intp), np.array(list(pairs.values()), dtype=np.intp)
 
 
 def _iou(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -1,0 +1,70 @@
+"""Detectors and images with which a comparison of exports means something."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw, ImageFilter
+from torch import nn
+
+from frs.detectors import Detector, RetinaNetSpec, build_detector
+from frs.edge.image import letterbox, to_nchw
+from frs.export import TorchPredictor
+
+CLASSES = ("cat", "dög", "bird")
+CATEGORY_IDS = (3, 17, 44)
+
+
+def pictures(count: int, height: int, width: int, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """(count, 3, height, width): coloured shapes on blurred noise, letterboxed from another aspect."""
+    random = np.random.default_rng(seed)
+    images = []
+    for _ in range(count):
+        noise = random.integers(0, 256, (height, width * 3 // 2, 3), dtype=np.uint8)
+        image = Image.fromarray(noise).filter(ImageFilter.GaussianBlur(3))
+        draw = ImageDraw.Draw(image)
+        for _ in range(12):
+            x, y, w, h = random.integers(0, (image.width, image.height, image.width // 3, image.height // 3))
+            colour = tuple(int(c) for c in random.integers(0, 256, 3))
+            shape = draw.ellipse if random.random() < 0.5 else draw.rectangle
+            shape((int(x), int(y), int(x + w + 4), int(y + h + 4)), fill=colour)
+        images.append(letterbox(np.asarray(image), height, width)[0])
+    return to_nchw(images)
+
+
+def busy_detector(images: npt.NDArray[np.uint8], *, seed: int = 0, boxes: int = 50, **options: Any) -> Detector:
+    """Every parameter and buffer random, and so ready to fire that each of the images has that many detections."""
+    torch.manual_seed(seed)
+    defaults = {
+        "backbone": "resnet18",
+        "backbone_options": {"channels": [16, 24, 32, 48], "stem_width": 16},
+        "fpn_channels": 32,
+        "levels": 4,
+        "head_depth": 1,
+    }
+    detector = build_detector(RetinaNetSpec(CLASSES, CATEGORY_IDS, **{**defaults, **options})).eval()
+    for module in detector.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=1 / math.sqrt(module.weight[0].numel()))
+            if module.bias is not None:
+                nn.init.normal_(module.bias, std=0.1)
+        if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
+            nn.init.uniform_(module.weight, 0.7, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.running_var, 0.3, 1.0)
+    head: nn.Conv2d = detector.class_output  # type: ignore[assignment]
+    assert head.bias is not None
+    nn.init.constant_(head.bias, -6.0)
+    height, width = images.shape[2:]
+    while min(len(found) for found in TorchPredictor(detector, height, width, decode="graph").predict(images)) < boxes:
+        with torch.no_grad():
+            head.bias += 0.25
+    return detector
