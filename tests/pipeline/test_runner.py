@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import ConfigError, GateFailed, StageError, StageFailed, StoreError
 from pipeline.manifest import Manifest
-from pipeline.stage import Context, Stage
+from pipeline.stage import Context, Metrics, Stage
 from tests.pipeline.lab import Lab
 
 
@@ -486,3 +486,35 @@ def test_the_context_gives_absolute_paths(tmp_path: Path, monkeypatch: pytest.Mo
     assert context.run_dir == tmp_path / "runs" / "one"
     assert context.hash_file(lab.annotations) == hashlib.sha256(b"boxes").hexdigest()
     assert context.config.name == "one"
+
+
+def test_an_optional_output_may_be_missing_and_its_copy_goes_with_it(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+
+    def engine(context: Context) -> Metrics:
+        if "plan" in context.inputs["model"].read_text():
+            context.outputs["plan"].write_text("plan")
+        context.outputs["report"].write_text("report")
+        return {}
+
+    stage = Stage(
+        name="engine",
+        inputs={"model": "export/model"},
+        outputs={"plan": "student.plan", "report": "engines.json"},
+        reads=(),
+        version=1,
+        run=engine,
+        publish={"plan": "student.plan", "report": "engines.json"},
+        optional=frozenset({"plan"}),
+    )
+    graph = (*lab.graph(), stage)
+    lab.values["export"]["for"] = "plan"
+    lab.run(graph=graph)
+    assert (lab.runs / "one" / "student.plan").exists()
+    lab.values["export"]["for"] = "nothing"
+    manifest = lab.run(graph=graph)
+    assert list(manifest.stages["engine"].entry.outputs) == ["report"]
+    assert not (lab.runs / "one" / "student.plan").exists(), "a plan of another model must not stay"
+    assert (lab.runs / "one" / "engines.json").exists()
+    lab.run(graph=graph)
+    assert lab.ran == []
