@@ -7,7 +7,9 @@ Letterbox: scaled to fit (up or down) by bilinear interpolation with antialiasin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +29,7 @@ def load_image(path: Path) -> npt.NDArray[np.uint8]:
     Raises DataError for a file that is missing, no image, cut short, or larger than 100 megapixels.
     """
     try:
-        with Image.open(path) as image:
+        with _without_warning(), Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
                     f"{path}: {image.width} x {image.height} pixels are more than the 100 megapixels that are read; tile "
@@ -44,6 +46,14 @@ def load_image(path: Path) -> npt.NDArray[np.uint8]:
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
         reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"{path}: cannot be read as an image ({reason}); replace it or leave it out") from None
+
+
+@contextmanager
+def _without_warning() -> Iterator[None]:
+    """Pillow warns of large images below our own limit."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def _to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from frs.evaluation.coco import Row, score
 
-Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ def paired_bootstrap(
     a, b = Matches.of(annotations, rows_a), Matches.of(annotations, rows_b)
     generator = np.random.default_rng(seed)
     counts = generator.multinomial(a.images, np.full(a.images, 1 / a.images), size=samples)
-    differences = np.array([b.ap(drawn) - a.ap(drawn) for drawn in counts.astype(np.float64)])
+    differences = np.array([b.ap(drawn) - a.ap(drawn) for drawn in counts])
     differences = differences[np.isfinite(differences)]  # a resample without any object has no AP
     low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
-    whole = np.ones(a.images)
+    whole = np.ones(a.images, dtype=np.int64)
     return Gain(b.ap(whole) - a.ap(whole), float(low), float(high), level, samples, a.images)
 
 
@@ -66,9 +66,9 @@ class _Class:
     """
 
     image: npt.NDArray[np.intp]
-    matched: Floats
-    counted: Floats
-    objects: Floats
+    matched: npt.NDArray[np.bool_]
+    counted: npt.NDArray[np.bool_]
+    objects: Counts
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Matches:
     """What pycocotools matched, from which AP follows for any weighting of the images."""
 
     classes: tuple[_Class, ...]
-    recalls: Floats
+    recalls: npt.NDArray[np.float64]
     images: int
 
     @classmethod
@@ -92,9 +92,9 @@ class Matches:
                 classes.append(_gather(found, images, limit))
         return cls(tuple(classes), np.asarray(params.recThrs), images)
 
-    def ap(self, weights: Floats) -> float:
-        """COCO AP in percent when image i counts weights[i] times; NaN when nothing is left to find."""
-        found = [_average_precision(each, weights, self.recalls) for each in self.classes]
+    def ap(self, counts: Counts) -> float:
+        """COCO AP in percent when image i is there counts[i] times; NaN when nothing is left to find."""
+        found = [_average_precision(each, counts, self.recalls) for each in self.classes]
         there = [value for value in found if value is not None]
         return 100.0 * float(np.mean(there)) if there else float("nan")
 
@@ -105,20 +105,20 @@ def _gather(found: list[tuple[int, dict[str, npt.NDArray[np.float64]]]], images:
     matched = np.concatenate([np.asarray(e["dtMatches"])[:, :limit] for _, e in found], axis=1)[:, order] > 0
     ignored = np.concatenate([np.asarray(e["dtIgnore"])[:, :limit] for _, e in found], axis=1)[:, order] > 0
     image = np.concatenate([np.full(len(e["dtScores"][:limit]), i) for i, e in found])[order].astype(np.intp)
-    objects = np.zeros(images)
+    objects = np.zeros(images, dtype=np.int64)
     for i, e in found:
         objects[i] = np.count_nonzero(np.asarray(e["gtIgnore"]) == 0)
-    return _Class(image, (matched & ~ignored).astype(np.float64), (~ignored).astype(np.float64), objects)
+    return _Class(image, matched & ~ignored, ~ignored, objects)
 
 
-def _average_precision(each: _Class, weights: Floats, recalls: Floats) -> float | None:
+def _average_precision(each: _Class, counts: Counts, recalls: npt.NDArray[np.float64]) -> float | None:
     """As COCOeval.accumulate: precision made monotone, read at 101 recalls, averaged over the IoU thresholds."""
-    objects = float(each.objects @ weights)
+    objects = int(each.objects @ counts)
     if objects == 0:
         return None
-    drawn = weights[each.image]
-    hits = np.cumsum(each.matched * drawn, axis=1)
-    seen = np.cumsum(each.counted * drawn, axis=1)
+    drawn = np.repeat(np.arange(len(each.image)), counts[each.image])
+    hits = np.cumsum(each.matched[:, drawn], axis=1)
+    seen = np.cumsum(each.counted[:, drawn], axis=1)
     precision = hits / np.maximum(seen, np.spacing(1))
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     total = 0.0

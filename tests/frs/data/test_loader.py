@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from frs.data import CocoDataset, evaluation_batches, read_coco
+from frs.data.loader import Batch, TrainingLoader
+from frs.data.transforms import Augment
+from frs.errors import DataError
+from tests.frs.data.test_coco import GOOD, changed, folder, write
+from tests.frs.training.conftest import draw_rectangles
+
+__all__ = ["folder"]  # a fixture
+
+AUGMENT = Augment(flip_horizontal=True, flip_vertical=True, quarter_turns=True, scale=(0.7, 1.4), colour=0.3)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
+    place = tmp_path_factory.mktemp("loader")
+    draw_rectangles(place, count=14)
+    return read_coco(place / "annotations.json", place / "images")
+
+
+def loader(data: CocoDataset, **changes: Any) -> TrainingLoader:
+    fields: dict[str, Any] = {"height": 96, "width": 96, "batch": 3, "seed": 1, "augment": AUGMENT}
+    fields |= {"drop_empty": False, "workers": 0}
+    return TrainingLoader(data, **{**fields, **changes})
+
+
+def same(one: Batch, other: Batch) -> bool:
+    tensors = zip(vars(one.targets).values(), vars(other.targets).values(), strict=True)
+    return torch.equal(one.images, other.images) and all(torch.equal(a, b) for a, b in tensors)
+
+
+def test_shapes_types_and_padding(data: CocoDataset) -> None:
+    batch = next(loader(data).epoch(0))
+    assert (batch.images.shape, batch.images.dtype) == ((3, 3, 96, 96), torch.uint8)
+    assert batch.targets.boxes.shape == (3, batch.targets.labels.shape[1], 4)
+    assert not bool(batch.targets.boxes[~batch.targets.valid].any())
+    assert len(batch.image_ids) == 3
+
+
+def test_an_epoch_takes_every_image_once_but_for_the_last_batch(data: CocoDataset) -> None:
+    made = loader(data)
+    assert made.steps_per_epoch == 4
+    seen = [i for batch in made.epoch(0) for i in batch.image_ids]
+    assert len(seen) == len(set(seen)) == 12
+    assert seen != [i for batch in made.epoch(1) for i in batch.image_ids]
+
+
+def test_any_step_can_be_had_without_those_before_it(data: CocoDataset) -> None:
+    whole = list(loader(data).epoch(2))
+    late = list(loader(data).epoch(2, start_step=3))
+    assert len(late) == 1
+    assert same(whole[3], late[0])
+    assert not same(whole[3], list(loader(data, seed=2).epoch(2))[3])
+
+
+def test_worker_processes_give_the_same_bytes(data: CocoDataset) -> None:
+    for one, other in zip(loader(data).epoch(1), loader(data, workers=2).epoch(1), strict=True):
+        assert one.image_ids == other.image_ids
+        assert same(one, other)
+
+
+def test_boxes_lie_on_what_is_drawn(data: CocoDataset) -> None:
+    plain = loader(data, augment=Augment(flip_horizontal=True, quarter_turns=True))
+    batch = next(plain.epoch(0))
+    bright = batch.images[:, 0] > 150
+    for i in range(3):
+        x0, y0, x1, y1 = batch.targets.boxes[i, 0].round().int().tolist()
+        assert float(bright[i, y0 + 2 : y1 - 2, x0 + 2 : x1 - 2].float().mean()) > 0.98
+
+
+def test_crowd_regions_are_ignored_and_empty_images_kept_or_dropped(folder: Path) -> None:
+    data = read_coco(write(folder, GOOD), folder / "images")
+    batch = next(loader(data, augment=Augment(flip_horizontal=False)).epoch(0))
+    first = batch.image_ids.index(4)
+    assert batch.targets.valid[first].tolist() == [True, False]
+    assert batch.targets.ignore[first].tolist() == [False, True]
+    assert not bool(batch.targets.valid[batch.image_ids.index(9)].any())
+    with pytest.raises(DataError, match=r"train\.batch is 3, but there are only 2 images"):
+        loader(data, drop_empty=True)
+    assert loader(data, drop_empty=True, batch=2).steps_per_epoch == 1
+
+
+def test_an_image_that_breaks_later_is_an_error_and_not_a_hang(folder: Path) -> None:
+    data = read_coco(write(folder, changed("images", 0, "width", value=40)), folder / "images")
+    (folder / "images" / "a.png").write_text("no image")
+    for workers in (0, 1):
+        with pytest.raises(DataError, match=r"a\.png"):
+            list(loader(data, workers=workers).epoch(0))
+
+
+def test_evaluation_batches_are_full_and_list_every_image_once(data: CocoDataset) -> None:
+    batches = list(evaluation_batches(data, 96, 128, 4))
+    assert [pixels.shape for pixels, _, _ in batches] == [(4, 3, 96, 128)] * 4
+    assert [image.id for _, _, images in batches for image in images] == [image.id for image in data.images]
+    pixels, mappings, images = batches[-1]
+    assert (len(mappings), len(images)) == (2, 2)
+    np.testing.assert_array_equal(pixels[1], pixels[3])

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from frs.edge.image import letterbox, load_image, to_nchw
+from frs.errors import DataError
+
+# Four pixels in a row of two by two, told apart by every channel.
+RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (90, 90, 90)
+PIXELS = np.array([[RED, GREEN], [BLUE, GREY]], dtype=np.uint8)
+
+
+def saved(folder: Path, image: Image.Image, name: str = "i.png", **options: Any) -> Path:
+    image.save(folder / name, **options)
+    return folder / name
+
+
+def test_rgb_as_it_is(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(load_image(saved(tmp_path, Image.fromarray(PIXELS))), PIXELS)
+
+
+def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
+    grey = np.array([[0, 7], [130, 255]], dtype=np.uint8)
+    np.testing.assert_array_equal(load_image(saved(tmp_path, Image.fromarray(grey))), np.stack([grey] * 3, axis=-1))
+
+
+def test_transparency_is_over_black(tmp_path: Path) -> None:
+    rgba = np.dstack([PIXELS, np.array([[255, 0], [51, 255]], dtype=np.uint8)])
+    expected = PIXELS.copy()
+    expected[0, 1] = 0
+    expected[1, 0] = (0, 0, 51)
+    np.testing.assert_array_equal(load_image(saved(tmp_path, Image.fromarray(rgba))), expected)
+
+
+def test_grey_with_transparency(tmp_path: Path) -> None:
+    la = Image.merge("LA", [Image.new("L", (1, 1), 200), Image.new("L", (1, 1), 51)])
+    np.testing.assert_array_equal(load_image(saved(tmp_path, la)), [[[40, 40, 40]]])
+
+
+def test_palettes_are_resolved(tmp_path: Path) -> None:
+    paletted = Image.new("P", (2, 1))
+    paletted.putpalette([10, 20, 30, 200, 100, 50])
+    paletted.putdata([1, 0])
+    np.testing.assert_array_equal(load_image(saved(tmp_path, paletted)), [[[200, 100, 50], [10, 20, 30]]])
+    clear = saved(tmp_path, paletted, "t.png", transparency=1)
+    np.testing.assert_array_equal(load_image(clear), [[[0, 0, 0], [10, 20, 30]]])
+
+
+def test_sixteen_bits_lose_their_low_byte(tmp_path: Path) -> None:
+    deep = np.array([[0, 255], [256, 65535]], dtype=np.uint16)
+    expected = np.repeat(np.array([[0, 0], [1, 255]], dtype=np.uint8)[..., None], 3, axis=-1)
+    np.testing.assert_array_equal(load_image(saved(tmp_path, Image.fromarray(deep))), expected)
+
+
+def test_black_and_white(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(load_image(saved(tmp_path, Image.new("1", (1, 1), 1))), [[[255, 255, 255]]])
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    found = load_image(saved(tmp_path, Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "i.tif"))
+    np.testing.assert_array_equal(found[0, 0], RED)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "expected"),
+    [
+        (1, PIXELS),
+        (2, PIXELS[:, ::-1]),
+        (3, PIXELS[::-1, ::-1]),
+        (4, PIXELS[::-1]),
+        (5, PIXELS.transpose(1, 0, 2)),
+        (6, np.rot90(PIXELS, -1)),
+        (7, PIXELS[::-1, ::-1].transpose(1, 0, 2)),
+        (8, np.rot90(PIXELS)),
+    ],
+)
+def test_the_cameras_orientation_is_applied(tmp_path: Path, orientation: int, expected: Any) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    np.testing.assert_array_equal(load_image(saved(tmp_path, Image.fromarray(PIXELS), exif=exif)), expected)
+
+
+def test_what_cannot_be_read_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.png: no such image"):
+        load_image(tmp_path / "gone.png")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for name in ("cut.jpg", "cut.png"):
+        path = saved(tmp_path, Image.fromarray(noise), name)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(DataError, match=f"{name}: cannot be read as an image"):
+            load_image(path)
+    (tmp_path / "text.png").write_text("no image at all")
+    with pytest.raises(DataError, match=r"text\.png: .*no image that Pillow knows"):
+        load_image(tmp_path / "text.png")
+    with pytest.raises(DataError, match="cannot be read"):
+        load_image(tmp_path)
+
+
+def test_more_than_a_hundred_megapixels_are_not_even_decoded(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.new("1", (10_001, 10_000)), "huge.png")
+    with pytest.raises(DataError, match="100 megapixels"):
+        load_image(path)
+
+
+def test_letterbox_by_hand() -> None:
+    image = np.full((50, 100, 3), 200, dtype=np.uint8)
+    boxed, mapping = letterbox(image, 64, 64)
+    assert (mapping.scale, mapping.content_height, mapping.content_width) == (0.64, 32, 64)
+    assert (boxed[:32] == 200).all()
+    assert (boxed[32:] == 114).all()
+    np.testing.assert_allclose(mapping.to_original(np.array([[32.0, 16, 64, 60]])), [[50, 25, 100, 50]])
+
+
+def test_an_image_that_fits_is_not_touched() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(letterbox(image, 64, 96)[0], image)
+
+
+def test_scaling_down_is_antialiased() -> None:
+    stripes = np.zeros((64, 64, 3), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    boxed, _ = letterbox(stripes, 16, 16)
+    assert 120 <= boxed[:, 2:-2].min() <= boxed[:, 2:-2].max() <= 135, "without it the stripes would alias to 0 or 255"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 300), st.integers(1, 300), st.sampled_from([64, 96, 256]), st.sampled_from([64, 160]),
+    st.integers(0, 2**31),
+)  # fmt: skip
+def test_boxes_make_the_round_trip(height: int, width: int, to_height: int, to_width: int, seed: int) -> None:
+    boxed, mapping = letterbox(np.zeros((height, width, 3), dtype=np.uint8), to_height, to_width)
+    assert boxed.shape == (to_height, to_width, 3)
+    generator = np.random.default_rng(seed)
+    corners = np.sort(generator.random((5, 2, 2)), axis=1) * [width, height]
+    boxes = corners.reshape(5, 4).astype(np.float32)
+    inside = mapping.to_input(boxes)
+    assert inside[:, 2].max() <= to_width + 1e-3
+    assert inside[:, 3].max() <= to_height + 1e-3
+    assert abs(mapping.content_width - width * mapping.scale) <= max(0.5, 1 - width * mapping.scale) + 1e-6
+    np.testing.assert_allclose(mapping.to_original(inside), boxes, atol=1e-3 * max(1, width, height))
+
+
+def test_a_box_beyond_the_image_is_brought_inside() -> None:
+    _, mapping = letterbox(np.zeros((50, 100, 3), dtype=np.uint8), 64, 64)
+    np.testing.assert_allclose(mapping.to_original(np.array([[-5.0, -5, 200, 200]])), [[0, 0, 100, 50]])
+
+
+def test_to_nchw() -> None:
+    batch = to_nchw([PIXELS, PIXELS[::-1].copy()])
+    assert batch.shape == (2, 3, 2, 2)
+    assert batch.flags["C_CONTIGUOUS"]
+    assert batch[1, :, 0, 0].tolist() == list(BLUE)
