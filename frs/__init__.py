@@ -1,0 +1,1 @@
+"""What is known of detectors and their distillation; usable without the pipeline."""

@@ -46,8 +46,8 @@ def _run(context: Context) -> Metrics:
     data = dataset(context, "val").first(config.images)
     profiles = profile_artifacts(
         [
-            Artifact(*label.split("_"), runtime="onnxruntime", path=context.inputs[label])
-            for label in artifacts(context.config)
+            Artifact(model, precision, "onnxruntime", context.inputs[f"{model}_{precision}"])
+            for model, precision in (label.split("_") for label in artifacts(context.config))
         ],
         [data.path(image) for image in data.images],
         runs=config.runs,

@@ -58,8 +58,6 @@ def _run_control(context: Context) -> Metrics:
 
 
 def _run_student(context: Context) -> Metrics:
-    import torch
-
     from frs.detectors import Detector, load_detector
     from frs.distill.objective import DistillationObjective, DistillationWeights
     from frs.training import Device
@@ -69,7 +67,7 @@ def _run_student(context: Context) -> Metrics:
     teacher = load_detector(context.inputs["teacher"])
 
     def objective(detector: Detector, device: Device) -> DistillationObjective:
-        teacher.to(device.torch, memory_format=torch.channels_last)
+        device.place(teacher)
         return DistillationObjective(detector, teacher, DistillationWeights(**settings.model_dump()))
 
     trained, metrics = train_detector(context, detector, config.train, objective)

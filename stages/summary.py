@@ -18,11 +18,11 @@ def rows(report: Report) -> list[tuple[str, ...]]:
 
     The control is never exported: it is the student's network, so its cost is the student's.
     """
-    table = []
+    table: list[tuple[str, ...]] = []
     for model, facts in report["models"].items():
         scored = accuracy(report, model, "torch", "fp32", "reference")
         cost = _profile(report, "student" if model == "control" else model, "fp32")
-        latency = cost["latency_ms"] if cost else {}
+        latency = cost.get("latency_ms", {})
         table.append(
             (
                 model,
@@ -31,8 +31,8 @@ def rows(report: Report) -> list[tuple[str, ...]]:
                 number(scored["AP50"]),
                 number(latency.get("p50")),
                 number(latency.get("p99")),
-                number(cost and cost["peak_memory_mb"], 0),
-                number(cost and cost["artifact_mb"]),
+                number(cost.get("peak_memory_mb"), 0),
+                number(cost.get("artifact_mb")),
             )
         )
     return table
@@ -82,9 +82,9 @@ def accuracy(report: Report, *key: str) -> dict[str, Any]:
     return next(a for a in report["accuracy"] if (a["model"], a["runtime"], a["precision"], a["decode"]) == key)
 
 
-def _profile(report: Report, model: str, precision: str) -> dict[str, Any] | None:
-    found = [p for p in report["profiles"] if (p["model"], p["precision"]) == (model, precision)]
-    return found[0] if found else None
+def _profile(report: Report, model: str, precision: str) -> dict[str, Any]:
+    """Empty where that precision was not exported."""
+    return next((p for p in report["profiles"] if (p["model"], p["precision"]) == (model, precision)), {})
 
 
 def number(value: float | None, digits: int = 1) -> str:

@@ -76,7 +76,7 @@ def _predictors(context: Context) -> Iterator[tuple[dict[str, str], Predictor]]:
 
     where = device(context)
     for model in models(context.config):
-        detector = load_detector(context.inputs[model]).eval().to(where.torch)
+        detector = load_detector(context.inputs[model]).eval().to(where.torch_device)
         for decode in ("reference", "graph"):
             row = {"model": model, "runtime": "torch", "precision": "fp32", "decode": decode}
             yield row, torch_predictor(context, detector, decode)

@@ -88,4 +88,5 @@ def _area(boxes: Boxes) -> Boxes:
 def _recolour(image: Pixels, strength: float, draws: npt.NDArray[np.float64]) -> Pixels:
     brightness, contrast = 1 + strength * draws[0], 1 + strength * draws[1]
     table = ((np.arange(256) * brightness - 128) * contrast + 128).clip(0, 255).round().astype(np.uint8)
-    return table[image]
+    recoloured: Pixels = table[image]
+    return recoloured

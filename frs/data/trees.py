@@ -138,7 +138,8 @@ def _tile(file: str, boxes: npt.NDArray[np.float32], x: int, y: int, tile: int, 
 
 def _area(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     sides = (boxes[:, 2:] - boxes[:, :2]).clip(0)
-    return sides[:, 0] * sides[:, 1]
+    area: npt.NDArray[np.float32] = sides[:, 0] * sides[:, 1]
+    return area
 
 
 def _spread(tiles: list[CocoImage], limit: int | None) -> Iterator[CocoImage]:

@@ -52,8 +52,8 @@ class RetinaNetSpec:
     anchor_scale: float = 4.0
     octaves: int = 3
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    pixel_mean: tuple[float, float, float] | None = None
-    pixel_std: tuple[float, float, float] | None = None
+    pixel_mean: tuple[float, ...] | None = None
+    pixel_std: tuple[float, ...] | None = None
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -69,10 +69,11 @@ class RetinaNetSpec:
     @classmethod
     def from_json(cls, text: str) -> RetinaNetSpec:
         """Raises KeyError, TypeError or ValueError for text that is no spec."""
-        fields = json.loads(text)
+        fields: dict[str, Any] = json.loads(text)
         if fields.pop("family") != cls.family:
             raise ValueError("another family")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return cls(**values)
 
 
 class RetinaNet(Detector):
@@ -180,17 +181,18 @@ class RetinaNet(Detector):
         anchors = self._anchors(outputs.class_logits).to(outputs.class_logits[0].device)
         sizes = [level[0].numel() // len(self.spec.classes) for level in outputs.class_logits]
         classes = len(self.spec.classes)
-        scores = _flatten(outputs.class_logits, classes).float().sigmoid().split(sizes, dim=1)
-        deltas = _flatten(outputs.box_regression, 4).float().split(sizes, dim=1)
+        scores = _flatten(outputs.class_logits, classes).float().sigmoid()
+        deltas = _flatten(outputs.box_regression, 4).float()
         found = []
-        for image in range(len(scores[0])):
+        for image in range(len(scores)):
             parts = []
-            for level_scores, level_deltas, level_anchors in zip(scores, deltas, anchors.split(sizes), strict=True):
-                flat = level_scores[image].flatten()
+            levels = (torch.split(each, sizes) for each in (scores[image], deltas[image], anchors))
+            for level_scores, level_deltas, level_anchors in zip(*levels, strict=True):
+                flat = level_scores.flatten()
                 best, pair = flat.topk(min(per_level, len(flat)))
                 pair, best = pair[best > score_threshold], best[best > score_threshold]
                 anchor = pair // classes
-                boxes = clip(decode(level_deltas[image][anchor], level_anchors[anchor]), image_size)
+                boxes = clip(decode(level_deltas[anchor], level_anchors[anchor]), image_size)
                 parts.append((boxes, best, pair % classes))
             boxes, best, labels = (torch.cat(part) for part in zip(*parts, strict=True))
             full = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])

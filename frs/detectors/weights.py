@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -96,7 +97,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def as_state_dict(loaded: object, source: str) -> dict[str, Tensor]:
+def as_state_dict(loaded: Any, source: str) -> dict[str, Tensor]:
     """The tensors of what a checkpoint holds: a state dict, or one under `state_dict` or `model`."""
     if isinstance(loaded, dict):
         for key in ("state_dict", "model"):

@@ -86,7 +86,7 @@ class Letterbox:
     def to_original(self, boxes: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         """(N, 4) xyxy in pixels of the input -> in pixels of the image, brought inside it."""
         limits = np.array([self.original_width, self.original_height] * 2, dtype=np.float32)
-        return np.clip(boxes / self.scale, 0, limits).astype(np.float32)
+        return (boxes / self.scale).clip(0, limits).astype(np.float32)
 
 
 def letterbox(image: npt.NDArray[np.uint8], height: int, width: int) -> tuple[npt.NDArray[np.uint8], Letterbox]:

@@ -90,7 +90,8 @@ def profile_artifacts(
                 if progress is not None:
                     progress(sum(map(len, timings)), runs * len(artifacts))
         return [
-            _entry(worker, np.array(collected), threads, batch) for worker, collected in zip(workers, timings, strict=True)
+            _entry(worker, np.array(collected), threads, batch)
+            for worker, collected in zip(workers, timings, strict=True)
         ]
 
 

@@ -47,7 +47,8 @@ class OnnxRuntimeSession:
         self._check(images)
         boxes, scores, labels, counts = self.run_raw(images)
         return [
-            Detections(boxes[i, :count], scores[i, :count], labels[i, :count]) for i, count in enumerate(counts.tolist())
+            Detections(boxes[i, :count], scores[i, :count], labels[i, :count])
+            for i, count in enumerate(counts.tolist())
         ]
 
     def run_raw(self, images: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
@@ -83,7 +84,13 @@ def _open(path: Path, providers: Sequence[str], threads: int | None) -> Any:
         options.inter_op_num_threads = 1
     try:
         return onnxruntime.InferenceSession(path, options, providers=list(providers))
-    except (errors.InvalidProtobuf, errors.InvalidGraph, errors.Fail, errors.NotImplemented, errors.InvalidArgument) as e:
+    except (
+        errors.InvalidProtobuf,
+        errors.InvalidGraph,
+        errors.Fail,
+        errors.NotImplemented,
+        errors.InvalidArgument,
+    ) as e:
         raise ExportError(
             f"{path}: ONNX Runtime cannot open it as an ONNX file ({_first_line(e)}); export it again"
         ) from None

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from frs.errors import RuntimeMissing
 
@@ -19,8 +20,13 @@ class Device:
     bf16: bool
 
     @property
-    def torch(self) -> torch.device:
+    def torch_device(self) -> torch.device:
         return torch.device(self.kind)
+
+    def place(self, module: nn.Module) -> None:
+        """Move a module here, convolutions channels-last: the layout that CPU and GPU kernels like best."""
+        module.to(self.torch_device)
+        module.to(memory_format=torch.channels_last)
 
     def dtype(self, precision: str) -> torch.dtype | None:
         """The autocast type of "auto", "fp32" or "bf16"; None stands for no autocast."""

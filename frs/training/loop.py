@@ -81,7 +81,7 @@ def train(
     there. `evaluate` returns the detector's AP; it is called every `recipe.validate_every` epochs. Raises TrainingError
     when a term is not finite.
     """
-    objective.to(device.torch, memory_format=torch.channels_last)
+    device.place(objective)
     objective.train()
     optimizer = _optimizer(objective, recipe)
     per_epoch = loader.steps_per_epoch
@@ -94,7 +94,7 @@ def train(
         epoch = step // per_epoch
         lr = recipe.lr * one_cycle(step, total, recipe.warmup)
         torch.manual_seed(recipe.seed * 1_000_003 + step)
-        images = batch.images.to(device.torch, memory_format=torch.channels_last)
+        images = batch.images.to(device.torch_device, memory_format=torch.channels_last)
         with torch.autocast(device.kind, dtype=autocast, enabled=autocast is not None):
             terms = objective(images, _to(batch.targets, device), step)
         _check_finite(terms, step, batch)
@@ -220,4 +220,4 @@ def _evaluate(objective: Objective, evaluate: Callable[[], float | None]) -> flo
 
 
 def _to(targets: Targets, device: Device) -> Targets:
-    return Targets(**{name: tensor.to(device.torch) for name, tensor in vars(targets).items()})
+    return Targets(**{name: tensor.to(device.torch_device) for name, tensor in vars(targets).items()})

@@ -72,7 +72,7 @@ def test_what_is_refused_and_how(tmp_path: Path, override: str, sentence: str) -
 def test_a_file_that_is_no_mapping_is_one_sentence(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="config.yaml"):
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
         load_config(path)
 
 

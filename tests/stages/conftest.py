@@ -14,7 +14,11 @@ SMALL = Path(__file__).parent / "small.yaml"
 def frs_pipeline(*arguments: str | Path, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     """The command line as a user has it, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pipeline.cli", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert not check or done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done

@@ -31,7 +31,9 @@ def entry(finished: Path, stage: str) -> Path:
 def test_what_a_person_takes_away_lies_in_the_run_folder(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     for model in ("teacher", "student"):
-        assert {f"{model}{suffix}" for suffix in (".onnx", ".fp16.onnx", ".plan", ".fp16.plan", ".safetensors")} <= names
+        assert {
+            f"{model}{suffix}" for suffix in (".onnx", ".fp16.onnx", ".plan", ".fp16.plan", ".safetensors")
+        } <= names
     assert {"report.json", "report.md", "pictures", "predictions", "manifest.json", "config.yaml"} <= names
 
 
@@ -133,7 +135,8 @@ def test_student_and_control_start_alike_and_end_apart(finished: Path) -> None:
         assert set(student.keys()) == set(control.keys()), "adapters must not be shipped"
         assert any(not student.get_tensor(key).equal(control.get_tensor(key)) for key in student.keys())  # noqa: SIM118
     first = [
-        json.loads((entry(finished, model) / "history.json").read_text())[0]["terms"] for model in ("student", "control")
+        json.loads((entry(finished, model) / "history.json").read_text())[0]["terms"]
+        for model in ("student", "control")
     ]
     assert math.isclose(first[0]["classification"], first[1]["classification"], rel_tol=0.2)
 

@@ -13,7 +13,14 @@ from stages.summary import rows, sentence
 def report(**changes: Any) -> dict[str, Any]:
     accuracy = [
         {"model": model, "runtime": "torch", "precision": "fp32", "decode": "reference", "images": 20, "AP": ap}
-        | {"AP50": 2 * ap, "AP75": ap / 2, "APs": None, "APm": ap, "APl": ap, "per_class": {"<script>": ap, "a|b": None}}
+        | {
+            "AP50": 2 * ap,
+            "AP75": ap / 2,
+            "APs": None,
+            "APm": ap,
+            "APl": ap,
+            "per_class": {"<script>": ap, "a|b": None},
+        }
         for model, ap in (("teacher", 40.0), ("control", 30.0), ("student", 32.5))
     ]
     profile = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -45,7 +44,7 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path: Path, how: signal.
     assert code == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[how]
     found = checkpoint(killed)
     assert found is not None
-    inode = os.stat(found.parent.parent).st_ino
+    inode = found.parent.parent.stat().st_ino
     done = frs_pipeline(*arguments, cwd=killed)
     assert "continuing at step" in done.stdout
     stored = next((killed / "runs/.store/teacher").glob("*/outputs"))

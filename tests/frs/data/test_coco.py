@@ -61,7 +61,7 @@ def test_what_is_read(folder: Path) -> None:
     assert [(c.id, c.name) for c in data.categories] == [(3, "dog"), (7, "cat")]
     first = data.images[0]
     assert (first.id, first.file_name, first.width, first.height) == (4, "a.png", 40, 30)
-    np.testing.assert_allclose(first.boxes, [[1, 2, 11, 14], [5.5, 5, 25.5, 25]])
+    assert first.boxes.tolist() == [[1, 2, 11, 14], [5.5, 5, 25.5, 25]]
     assert first.labels.tolist() == [1, 0]
     assert first.crowd.tolist() == [False, True]
     assert first.area.tolist() == [100.5, 400.0]
@@ -77,7 +77,11 @@ def test_what_is_written_is_what_was_read_and_pycocotools_reads_it(folder: Path)
     for one, other in zip(data.images, again.images, strict=True):
         np.testing.assert_array_equal(one.boxes, other.boxes)
         np.testing.assert_array_equal(one.area, other.area)
-        assert (one.id, one.labels.tolist(), one.crowd.tolist()) == (other.id, other.labels.tolist(), other.crowd.tolist())
+        assert (one.id, one.labels.tolist(), one.crowd.tolist()) == (
+            other.id,
+            other.labels.tolist(),
+            other.crowd.tolist(),
+        )
     truth = COCO(str(folder / "b.json"))
     assert truth.loadAnns(truth.getAnnIds(imgIds=[4]))[1]["iscrowd"] == 1
     write_coco(again, folder / "c.json")

@@ -85,7 +85,9 @@ def test_a_zoom_out_is_padded_and_loses_nothing() -> None:
 def test_a_sliver_is_dropped_and_the_others_keep_their_number() -> None:
     boxes = np.array([[0, 0, 10, 10], [28, 28, 36, 36]], np.float32)
     augment = Augment(flip_horizontal=False, scale=(4.0, 4.0))
-    outcomes = [augment(np.zeros((64, 64, 3), np.uint8), boxes, np.random.default_rng(s))[2].tolist() for s in range(60)]
+    outcomes = [
+        augment(np.zeros((64, 64, 3), np.uint8), boxes, np.random.default_rng(s))[2].tolist() for s in range(60)
+    ]
     assert [0] in outcomes
     assert [1] in outcomes
     for left in outcomes:

@@ -39,7 +39,7 @@ def place(file_name: str) -> tuple[str, int, int]:
 
 
 def test_the_splits_share_no_pixel(built: Path) -> None:
-    lowest = {name: 0 for name in PHOTOGRAPHS}
+    lowest = dict.fromkeys(PHOTOGRAPHS, 0)
     for image in split(built, "train").images:
         name, _, y = place(image.file_name)
         lowest[name] = max(lowest[name], y + TILE)

@@ -58,7 +58,10 @@ def test_padding_is_nobodys_object() -> None:
 
 
 def test_without_objects_everything_is_background() -> None:
-    for found in (match(ANCHORS, targets([torch.zeros(0, 4)])), match(ANCHORS, targets([torch.zeros(0, 4), ANCHORS[:2]]))):
+    for found in (
+        match(ANCHORS, targets([torch.zeros(0, 4)])),
+        match(ANCHORS, targets([torch.zeros(0, 4), ANCHORS[:2]])),
+    ):
         assert bool(found.negative[0].all())
         assert not bool(found.positive[0].any())
     assert float(match(ANCHORS, targets([torch.zeros(0, 4)])).positives()) == 1.0

@@ -64,7 +64,9 @@ def test_shapes_and_strides_of_every_level() -> None:
     detector = build(levels=5).eval()
     images = torch.randint(0, 256, (2, 3, 128, 192), dtype=torch.uint8)
     features = detector.features(detector.normalize(images))
-    assert [tuple(f.shape) for f in features] == [(2, 16, 128 // s, 192 // s) for s in (8, 16, 32, 64)] + [(2, 16, 1, 2)]
+    assert [tuple(f.shape) for f in features] == [(2, 16, 128 // s, 192 // s) for s in (8, 16, 32, 64)] + [
+        (2, 16, 1, 2)
+    ]
     outputs = detector.head(features)
     assert [o.shape[1] for o in outputs.class_logits] == [27] * 5
     assert [o.shape[1] for o in outputs.box_regression] == [36] * 5
@@ -89,7 +91,9 @@ def test_normalisation_is_the_backbones() -> None:
     white = detector.normalize(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)).flatten()
     expected = [(1 - m) / s for m, s in zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)]
     torch.testing.assert_close(white, torch.tensor(expected))
-    assert build(pixel_mean=(0.0, 0.0, 0.0), pixel_std=(1.0, 1.0, 1.0)).normalize(torch.tensor([[[[7.0]]] * 3])).max() == 7
+    assert (
+        build(pixel_mean=(0.0, 0.0, 0.0), pixel_std=(1.0, 1.0, 1.0)).normalize(torch.tensor([[[[7.0]]] * 3])).max() == 7
+    )
 
 
 @pytest.mark.parametrize("candidates", [1, 50, 300])
@@ -120,7 +124,9 @@ def test_the_reference_decode_is_the_rules_written_out() -> None:
     for image in range(2):
         scores, boxes, sizes = all_pairs(outputs, image)
         parts = []
-        for level_scores, level_boxes in zip(scores.split(sizes.tolist()), boxes.split(sizes.tolist()), strict=True):
+        for level_scores, level_boxes in zip(
+            torch.split(scores, sizes.tolist()), torch.split(boxes, sizes.tolist()), strict=True
+        ):
             best, pair = level_scores.flatten().topk(40)
             kept = best > 0.05
             parts.append((level_boxes[pair[kept] // 3], best[kept], pair[kept] % 3))
@@ -145,9 +151,7 @@ def test_the_loss_is_the_sum_written_out_in_numpy() -> None:
     classification, regression, positives = 0.0, 0.0, 0
     for image in range(2):
         scores, _, _ = all_pairs(outputs, image)
-        deltas = torch.cat(
-            [r[image].permute(1, 2, 0).reshape(-1, 4) for r in outputs.box_regression]
-        ).numpy()
+        deltas = torch.cat([r[image].permute(1, 2, 0).reshape(-1, 4) for r in outputs.box_regression]).numpy()
         objects = boxes[image][valid[image]].numpy()
         overlap = np.array([[_iou(a, o) for o in objects] for a in anchors])
         best = overlap.max(axis=0)

@@ -50,4 +50,9 @@ def _rows(document: dict[str, Any], generator: np.random.Generator, noise: float
 
 
 def _row(image: int, category: int, box: list[float], score: float) -> Row:
-    return {"image_id": image, "category_id": category, "bbox": [float(v) for v in box], "score": round(float(score), 6)}
+    return {
+        "image_id": image,
+        "category_id": category,
+        "bbox": [float(v) for v in box],
+        "score": round(float(score), 6),
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ def rectangles(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
 def draw_rectangles(folder: Path, count: int) -> None:
     generator = np.random.default_rng(3)
     (folder / "images").mkdir(exist_ok=True)
-    images, annotations = [], []
+    images: list[Any] = []
+    annotations: list[Any] = []
     for number in range(1, count + 1):
         picture = Image.fromarray(generator.integers(0, 90, (64, 64, 3), dtype=np.uint8))
         draw = ImageDraw.Draw(picture)

@@ -40,9 +40,7 @@ class Cut(Silent):
 
 
 def loader(data: CocoDataset) -> TrainingLoader:
-    return TrainingLoader(
-        data, height=64, width=64, batch=4, seed=5, augment=AUGMENT, drop_empty=False, workers=0
-    )
+    return TrainingLoader(data, height=64, width=64, batch=4, seed=5, augment=AUGMENT, drop_empty=False, workers=0)
 
 
 def objective(spec: RetinaNetSpec) -> DetectionObjective:
@@ -133,9 +131,7 @@ def test_ap_is_measured_when_it_is_asked_for(rectangles: CocoDataset, small: Ret
         modes.append(made.detector.training)
         return 12.5
 
-    history = train(
-        made, loader(rectangles), recipe, CPU, scratch=tmp_path, watcher=Silent(), evaluate=evaluate
-    )
+    history = train(made, loader(rectangles), recipe, CPU, scratch=tmp_path, watcher=Silent(), evaluate=evaluate)
     assert [epoch.AP for epoch in history] == [None, 12.5, None, 12.5]
     assert modes == [False, False]
 
@@ -147,5 +143,5 @@ def test_a_damaged_checkpoint_is_an_error_with_advice(
     weights_after(objective(small), rectangles, recipe, tmp_path)
     file = tmp_path / "checkpoint.pt"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(TrainingError, match="checkpoint is damaged .* delete it and run again"):
+    with pytest.raises(TrainingError, match=r"checkpoint is damaged .* delete it and run again"):
         weights_after(objective(small), rectangles, replace(recipe, epochs=2), tmp_path)
