@@ -22,7 +22,8 @@ _SHOWN = 3
 def save_detector(path: Path, detector: Detector) -> None:
     """Write a safetensors file with the detector's spec in its metadata."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
-    save_file(tensors, path, metadata={"format": "pt", SPEC_KEY: detector.spec.to_json()})
+    # One key only: safetensors writes several in an order that changes from process to process.
+    save_file(tensors, path, metadata={SPEC_KEY: detector.spec.to_json()})
 
 
 def load_detector(path: Path) -> Detector:
