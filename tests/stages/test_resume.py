@@ -13,6 +13,7 @@ import pytest
 from tests.stages.conftest import SMALL, frs_pipeline
 
 # Long enough to be killed in the middle, and a checkpoint at every step.
+WEIGHTS = "runs/small/teacher.safetensors"
 SETTINGS = ("--set", "teacher.train.epochs=6", "--set", "teacher.train.checkpoint_minutes=1e-6")
 
 
@@ -33,21 +34,25 @@ def run_and_kill(folder: Path, how: signal.Signals) -> int:
         return process.wait()
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The weights of a training that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    frs_pipeline("run", SMALL, "--until", "teacher", *SETTINGS, cwd=folder)
+    return (folder / WEIGHTS).read_bytes()
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_training_ends_with_the_same_bytes(tmp_path: Path, how: signal.Signals) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
-    killed.mkdir()
-    arguments = ("run", SMALL, "--until", "teacher", *SETTINGS)
-    frs_pipeline(*arguments, cwd=whole)
-    code = run_and_kill(killed, how)
+def test_a_killed_training_ends_with_the_same_bytes(
+    tmp_path: Path, undisturbed: bytes, how: signal.Signals
+) -> None:
+    code = run_and_kill(tmp_path, how)
     assert code == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[how]
-    found = checkpoint(killed)
+    found = checkpoint(tmp_path)
     assert found is not None
     inode = found.parent.parent.stat().st_ino
-    done = frs_pipeline(*arguments, cwd=killed)
+    done = frs_pipeline("run", SMALL, "--until", "teacher", *SETTINGS, cwd=tmp_path)
     assert "continuing at step" in done.stdout
-    stored = next((killed / "runs/.store/teacher").glob("*/outputs"))
+    stored = next((tmp_path / "runs/.store/teacher").glob("*/outputs"))
     assert stored.parent.stat().st_ino == inode, "the attempt itself became the entry"
-    name = "runs/small/teacher.safetensors"
-    assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    assert (tmp_path / WEIGHTS).read_bytes() == undisturbed
