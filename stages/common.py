@@ -80,7 +80,7 @@ def predict_split(context: Context, predictor: Predictor, batch: int) -> list[Ro
 
 def torch_predictor(context: Context, detector: Detector, decode: str) -> Predictor:
     """A detector in torch, with the reference decode or with the exported graph's."""
-    from frs.export import TorchPredictor
+    from frs.export.torch_predictor import TorchPredictor
 
     size = context.config.input
     return TorchPredictor(detector, size.height, size.width, decode=decode, **selection(context.config.export))

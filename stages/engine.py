@@ -38,7 +38,7 @@ def _facts(_: Config) -> Mapping[str, Any]:
 
 
 def _run(context: Context) -> Metrics:
-    from frs.export import build_engine
+    from frs.export.engine import build_engine
 
     config = context.config.engine
     files = artifacts(context.config)

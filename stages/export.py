@@ -38,7 +38,8 @@ def _run(context: Context) -> Metrics:
     from frs.data import evaluation_batches
     from frs.detectors import load_detector
     from frs.edge.ort import OnnxRuntimeSession
-    from frs.export import export_onnx, parity
+    from frs.export.onnx import export_onnx
+    from frs.export.parity import parity
 
     config, size = context.config.export, context.config.input
     options = selection(config)
