@@ -26,7 +26,7 @@ def run_predict(artifact: Path, images: Sequence[Path], out: Path, score: float)
     for path, target in zip(images, _targets(images, out), strict=True):
         image = load_image(path)
         boxed, mapping = letterbox(image, info.height, info.width)
-        found = session.predict(to_nchw([boxed]))[0]
+        found = session.predict(to_nchw([boxed] * (session.batch or 1)))[0]
         boxes = mapping.to_original(found.boxes)
         kept = [i for i in range(len(found)) if found.scores[i] >= score]
         names = [info.classes[found.labels[i]] for i in kept]

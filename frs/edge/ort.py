@@ -36,7 +36,8 @@ class OnnxRuntimeSession:
             )
         self.metadata = GraphMetadata.from_properties(self.session.get_modelmeta().custom_metadata_map, path)
         self.path = path
-        self._batch: int | str = self.session.get_inputs()[0].shape[0]
+        first = self.session.get_inputs()[0].shape[0]
+        self.batch: int | None = first if isinstance(first, int) else None  # None: the graph leaves it open
 
     @property
     def info(self) -> ModelInfo:
@@ -57,9 +58,8 @@ class OnnxRuntimeSession:
         return outputs
 
     def _check(self, images: npt.NDArray[np.uint8]) -> None:
-        batch = self._batch if isinstance(self._batch, int) else "N"
-        expected = (batch, 3, self.info.height, self.info.width)
-        fits = images.ndim == 4 and images.shape[1:] == expected[1:] and batch in (images.shape[0], "N")
+        expected = (self.batch or "N", 3, self.info.height, self.info.width)
+        fits = images.ndim == 4 and images.shape[1:] == expected[1:] and expected[0] in (images.shape[0], "N")
         if images.dtype != np.uint8 or not fits:
             raise ExportError(
                 f"{self.path}: the input `images` takes uint8 of shape {expected}, got {images.dtype} of shape "
