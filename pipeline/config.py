@@ -216,9 +216,11 @@ class GatesConfig(Section):
     """Limits; when one is not met the run finishes its report and then fails. null: not checked."""
 
     parity_min_boxes: int = Field(50, ge=1, description="fewer compared boxes: not measured, so failed")
-    parity_unmatched: Fraction | None = Field(0.01, description="part of the boxes without a counterpart")
-    parity_score: float | None = Field(0.01, gt=0, description="difference of a score, 99th percentile")
-    parity_box: float | None = Field(1.0, gt=0, description="shift of a box, pixels, 99th percentile")
+    # Where two boxes of one object score alike, a rounding decides which of them survives NMS; in float16 that befalls one
+    # or two boxes of a hundred. So the differences are judged at the 95th percentile, and those boxes apart.
+    parity_unmatched: Fraction | None = Field(0.03, description="part of the boxes without a counterpart")
+    parity_score: float | None = Field(0.01, gt=0, description="difference of a score, 95th percentile")
+    parity_box: float | None = Field(1.0, gt=0, description="shift of a box, pixels, 95th percentile")
     ap_drop: float | None = Field(0.5, ge=0, description="AP lost between the torch graph and a file")
     min_gain: float | None = Field(None, description="AP of the student over the control")
 

@@ -47,8 +47,8 @@ def _gate(name: str, limit: float, value: float | None, passed: bool, measured_o
 def _parity(gates: GatesConfig, parity: Mapping[str, Mapping[str, Any]]) -> Iterator[Gate]:
     limits = {
         "unmatched": gates.parity_unmatched,
-        "score_p99": gates.parity_score,
-        "box_p99": gates.parity_box,
+        "score_p95": gates.parity_score,
+        "box_p95": gates.parity_box,
     }
     for label, measured in parity.items():
         enough = measured["boxes"] >= gates.parity_min_boxes

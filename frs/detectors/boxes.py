@@ -52,6 +52,4 @@ def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """(..., 4) xyxy brought inside an image of (height, width)."""
     height, width = float(size[0]), float(size[1])
-    x = boxes[..., 0::2].clamp(0.0, width)
-    y = boxes[..., 1::2].clamp(0.0, height)
-    return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
+    return torch.minimum(boxes.clamp(min=0.0), boxes.new_tensor([width, height, width, height]))

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from frs.edge.image import letterbox, to_nchw
 from frs.edge.latency import BLOCK_WARMUP
-from frs.errors import FrsError
+from frs.errors import ExportError, FrsError
 
 Timings = list[list[int]]
 
@@ -59,6 +59,8 @@ def _open(request: dict[str, Any], images: list[npt.NDArray[np.uint8]]) -> tuple
         raise ValueError(f"runtime {request['runtime']!r} cannot be timed")
     session = OnnxRuntimeSession(Path(request["path"]), threads=request["threads"])
     info, batch, done = session.info, request["batch"], 0
+    if session.batch not in (None, batch):
+        raise ExportError(f"{session.path}: exported for batches of {session.batch}, cannot be timed with {batch}")
 
     def run() -> list[int]:
         nonlocal done

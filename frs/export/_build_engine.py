@@ -23,7 +23,9 @@ def main(request_path: Path) -> None:
     gpu = find_gpu()
     trt = choose(gpu)
     if trt is None:
-        result = answer(None, gpu, None, "failed", "neither tensorrt (with a GPU) nor tensorrt_rtx can be imported here")
+        result = answer(
+            None, gpu, None, "failed", "neither tensorrt (with a GPU) nor tensorrt_rtx can be imported here"
+        )
     else:
         result = build(trt, request, gpu)
     Path(request["result"]).write_text(json.dumps(result), encoding="utf-8")
@@ -79,7 +81,7 @@ def build(trt: Any, request: dict[str, Any], gpu: Gpu | None) -> dict[str, Any]:
 def make_logger(trt: Any) -> Any:
     """Keeps the last warnings and errors. INFO is dropped: there the library prints bytes of the weights."""
 
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.lines: list[str] = []
@@ -97,7 +99,8 @@ def make_logger(trt: Any) -> Any:
 
 def network_flags(trt: Any) -> int:
     """STRONGLY_TYPED where it is a choice; where the flag is gone, so is the choice."""
-    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    flags = getattr(trt, "NetworkDefinitionCreationFlag", None)
+    strongly_typed = getattr(flags, "STRONGLY_TYPED", None)
     return 0 if strongly_typed is None else 1 << int(strongly_typed)
 
 

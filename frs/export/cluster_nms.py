@@ -25,9 +25,9 @@ def cluster_nms(boxes: Tensor, labels: Tensor, *, iou_threshold: float, rounds: 
     boxes: (B, K, 4) float32, xyxy, in descending order of score; labels: (B, K), only boxes of one class suppress each
     other, where their IoU is greater than the threshold.
     """
-    before = torch.ones(boxes.shape[1], boxes.shape[1], device=boxes.device).triu(1)
     same = labels[:, :, None] == labels[:, None, :]
-    suppresses = ((iou(boxes, boxes) > iou_threshold) & same).float() * before  # (B, K, K): row i suppresses column j
+    overlaps = ((iou(boxes, boxes) > iou_threshold) & same).float()
+    suppresses = overlaps.triu(1)  # (B, K, K): the better one, row i, suppresses column j
     keep = torch.ones_like(boxes[:, None, :, 0])  # (B, 1, K)
     for _ in range(rounds):
         # A sum of zeros and ones is 0 where their maximum is, and a product of matrices is the faster of the two.

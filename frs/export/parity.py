@@ -24,9 +24,9 @@ class Parity:
     images: int
     boxes: int
     unmatched: float
-    score_p99: float | None
+    score_p95: float | None
     score_max: float | None
-    box_p99: float | None
+    box_p95: float | None
     box_max: float | None
 
 
@@ -65,9 +65,9 @@ def parity(
         images=images,
         boxes=compared,
         unmatched=faults / compared if compared else 0.0,
-        score_p99=_percentile(scores, 99),
+        score_p95=_percentile(scores, 95),
         score_max=_percentile(scores, 100),
-        box_p99=_percentile(shifts, 99),
+        box_p95=_percentile(shifts, 95),
         box_max=_percentile(shifts, 100),
     )
 

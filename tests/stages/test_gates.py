@@ -7,7 +7,7 @@ import pytest
 from pipeline.config import GatesConfig
 from stages.gates import failures, judge
 
-PARITY = {"student_fp32": {"boxes": 400, "unmatched": 0.0025, "score_p99": 0.001, "box_p99": 0.2}}
+PARITY = {"student_fp32": {"boxes": 400, "unmatched": 0.0025, "score_p95": 0.001, "box_p95": 0.2}}
 SCORED: dict[str, Any] = {
     "accuracy": [
         {"model": "student", "runtime": "torch", "precision": "fp32", "decode": "graph", "AP": 30.0, "images": 9},
@@ -25,8 +25,8 @@ def test_all_limits_met() -> None:
     judged = rows()
     assert set(judged) == {
         "parity.student_fp32.unmatched",
-        "parity.student_fp32.score_p99",
-        "parity.student_fp32.box_p99",
+        "parity.student_fp32.score_p95",
+        "parity.student_fp32.box_p95",
         "ap_drop.student_fp32",
     }
     assert all(row["passed"] for row in judged.values())
@@ -39,14 +39,14 @@ def test_too_few_boxes_is_not_measured_and_so_not_passed() -> None:
     judged = rows(few)
     assert not judged["parity.student_fp32.unmatched"]["passed"]
     assert judged["parity.student_fp32.unmatched"]["value"] is None
-    assert "parity.student_fp32.box_p99: not measured, only 12 boxes could be compared" in failures(judged.values())
+    assert "parity.student_fp32.box_p95: not measured, only 12 boxes could be compared" in failures(judged.values())
 
 
 @pytest.mark.parametrize(
     ("limit", "name", "sentence"),
     [
         ({"parity_unmatched": 0.001}, "parity.student_fp32.unmatched", "0.0025, the limit is 0.001 (measured on 400)"),
-        ({"parity_box": 0.1}, "parity.student_fp32.box_p99", "0.2, the limit is 0.1 (measured on 400)"),
+        ({"parity_box": 0.1}, "parity.student_fp32.box_p95", "0.2, the limit is 0.1 (measured on 400)"),
         ({"ap_drop": 0.1}, "ap_drop.student_fp32", "0.2, the limit is 0.1 (measured on 9)"),
         ({"min_gain": 2.0}, "gain", "1.2, the limit is 2 (measured on 9)"),
     ],

@@ -43,9 +43,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_training_ends_with_the_same_bytes(
-    tmp_path: Path, undisturbed: bytes, how: signal.Signals
-) -> None:
+def test_a_killed_training_ends_with_the_same_bytes(tmp_path: Path, undisturbed: bytes, how: signal.Signals) -> None:
     code = run_and_kill(tmp_path, how)
     assert code == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[how]
     found = checkpoint(tmp_path)

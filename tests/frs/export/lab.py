@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 from torch import nn
 
-from frs.detectors import Detector, RetinaNet, RetinaNetSpec, build_detector
+from frs.detectors import Detector, HeadOutputs, RetinaNet, RetinaNetSpec, build_detector
 from frs.edge.image import letterbox, to_nchw
 from frs.export.torch_predictor import TorchPredictor
 
@@ -56,12 +56,16 @@ def busy_detector(images: npt.NDArray[np.uint8], *, seed: int = 0, boxes: int = 
             nn.init.uniform_(module.weight, 0.7, 1.5)
             nn.init.normal_(module.bias, std=0.2)
         if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.3, 1.0)
+            module.momentum = 1.0
     assert isinstance(detector, RetinaNet)
-    nn.init.normal_(detector.box_output.weight, std=0.2 / math.sqrt(detector.box_output.weight[0].numel()))
+    with torch.no_grad():
+        outputs = _outputs(detector.train(), images)  # the statistics of these images, as after a training
+        detector.eval()
+        for layer, levels, spread in (
+            (detector.class_output, outputs.class_logits, 1.0),
+            (detector.box_output, outputs.box_regression, 0.2),
+        ):
+            layer.weight *= spread / torch.cat([level.flatten() for level in levels]).std()
     bias = detector.class_output.bias
     assert bias is not None
     height, width = images.shape[2:]
@@ -71,3 +75,7 @@ def busy_detector(images: npt.NDArray[np.uint8], *, seed: int = 0, boxes: int = 
         if min(map(len, found)) >= boxes:
             return detector
     raise AssertionError(f"only {[len(each) for each in found]} boxes come out; take another seed")
+
+
+def _outputs(detector: Detector, images: npt.NDArray[np.uint8]) -> HeadOutputs:
+    return detector.head(detector.features(detector.normalize(torch.from_numpy(images))))
