@@ -73,7 +73,7 @@ def predict_split(context: Context, predictor: Predictor, batch: int) -> list[Ro
         for item in evaluation_batches(data, info.height, info.width, batch):
             yield item
             done += len(item[2])
-            context.progress.update(done, total)
+            context.progress.update(done, total, images=f"{done}/{total}")
 
     return predict_dataset(predictor, batches())
 
