@@ -13,7 +13,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/frs-pipeline run configs/quickstart.yaml
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -23,7 +23,7 @@ lint: $(INSTALLED)
 
 lock: $(INSTALLED)
 	$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-options \
-		$(foreach extra,train ort rtx dev,--extra $(extra)) --output-file requirements.lock pyproject.toml
+		$(foreach extra,train ort rtx dev,--extra $(extra)) --constraint lock-constraints.txt --output-file requirements.lock pyproject.toml
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

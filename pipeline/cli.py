@@ -43,6 +43,17 @@ _MACHINE = {
     errno.EROFS: "choose a place that can be written to",
 }
 
+_EXTRAS = {
+    "onnx": "train",
+    "onnxruntime": "ort",
+    "onnxscript": "train",
+    "pycocotools": "train",
+    "safetensors": "train",
+    "timm": "train",
+    "torch": "train",
+    "torchvision": "train",
+}
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -91,6 +102,9 @@ def _explanation(error: Exception) -> tuple[int, str]:
     if isinstance(cause, OSError) and cause.errno in _MACHINE:
         at = f": {cause.filename}" if cause.filename else ""
         return 1, f"{where}{cause.strerror}{at}; {_MACHINE[cause.errno]} and give the same command again, it continues"
+    if isinstance(cause, ModuleNotFoundError) and cause.name in _EXTRAS:
+        extra = f"pip install 'frs-pipeline[{_EXTRAS[cause.name]}]'"
+        return 1, f"{where}{cause.name} is not installed; {extra}, and give the same command again"
     text = f"{type(cause).__name__}: {cause}".rstrip(": ")
     return 1, f"{where}{text}. This is a bug; --debug shows where"
 

@@ -8,13 +8,17 @@ from collections.abc import Iterable, Sequence
 from stages.summary import COLUMNS, NONE, Report, accuracy, number, rows, sentence
 
 APS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+PICTURES = (
+    "Ground truth; what teacher and student find; and the teacher's feature richness, the highest over the pyramid's levels. "
+    "The images are those with the most, the median and the fewest boxes, and so on evenly between."
+)
 PROVEN = (
     "`planned`: NVIDIA's compiler built it, nothing ran it; `deserialised`: loaded on a GPU; `executed`: run there."
 )
 
 
 def markdown(report: Report, pictures: Sequence[tuple[str, str]]) -> str:
-    """The report for people; `pictures` are (path in the run folder, caption)."""
+    """The report for people; `pictures` are (path in the run folder, name of the image)."""
     parts = [
         f"# {safe(report['name'])}",
         f"**{sentence(report)}**",
@@ -28,7 +32,8 @@ def markdown(report: Report, pictures: Sequence[tuple[str, str]]) -> str:
         *_gates(report),
     ]
     if pictures:
-        parts += ["## Validation pictures", *(f"![{safe(text)}]({file})\n\n{safe(text)}" for file, text in pictures)]
+        parts += ["## Validation pictures", PICTURES]
+        parts += [f"![Panels of {safe(image)}]({file})\n\n{safe(image)}" for file, image in pictures]
     packages = ", ".join(f"{name} {version}" for name, version in report["environment"]["packages"].items())
     parts += ["## Environment", f"{_hardware(report)}; {packages}. Seed {report['seed']}; {report['created']}."]
     return "\n\n".join(parts) + "\n"
@@ -36,7 +41,7 @@ def markdown(report: Report, pictures: Sequence[tuple[str, str]]) -> str:
 
 def safe(text: str) -> str:
     """Text from outside (class names, file names, messages) as Markdown that cannot become markup."""
-    flat = " ".join(html.escape(text).split())
+    flat = " ".join(html.escape(text, quote=False).split())
     return "".join("\\" + c if c in "\\`*_[]|#!" else c for c in flat)
 
 

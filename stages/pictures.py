@@ -17,7 +17,7 @@ TRUTH, TEACHER, STUDENT = (255, 255, 255), (255, 196, 0), (0, 229, 255)
 
 
 def draw_pictures(context: Context) -> list[tuple[str, str]]:
-    """Write the pictures and return (path in the run folder, caption) of each.
+    """Write the pictures and return (path in the run folder, name of the image) of each.
 
     The images are those with the most, the median and the fewest boxes, and so on evenly between: chosen by a rule,
     not by eye.
@@ -30,7 +30,7 @@ def draw_pictures(context: Context) -> list[tuple[str, str]]:
     data = dataset(context, "val")
     teacher = load_detector(context.inputs["teacher"]).eval()
     found = {model: _boxes(context, model) for model in ("teacher", "student")}
-    captions = []
+    pictures = []
     for number, image in enumerate(_spread(data.images, config.pictures), start=1):
         pixels = load_image(data.path(image))
         panels = [
@@ -44,12 +44,8 @@ def draw_pictures(context: Context) -> list[tuple[str, str]]:
         ]
         name = f"{number}.png"
         side_by_side(panels).save(context.outputs["pictures"] / name)
-        caption = (
-            f"{image.file_name}: ground truth, teacher and student above score {config.score:g}, and the teacher's "
-            "feature richness (highest over the pyramid's levels)"
-        )
-        captions.append((f"pictures/{name}", caption))
-    return captions
+        pictures.append((f"pictures/{name}", image.file_name))
+    return pictures
 
 
 def _spread(images: tuple[CocoImage, ...], count: int) -> list[CocoImage]:

@@ -82,37 +82,29 @@ def train(
     when a term is not finite.
     """
     device.place(objective)
-    objective.train()
+    _wake(objective, recipe)
     optimizer = _optimizer(objective, recipe)
     per_epoch = loader.steps_per_epoch
     total = recipe.epochs * per_epoch
     state = _resume(scratch, objective, optimizer, watcher, per_epoch)
-    autocast = device.dtype(recipe.precision)
-    saved = time.monotonic()
-    started, last = time.monotonic(), {}
+    saved = epoch_started = time.monotonic()
     for step, batch in _batches(loader, recipe.epochs, state.step):
         epoch = step // per_epoch
         lr = recipe.lr * one_cycle(step, total, recipe.warmup)
         torch.manual_seed(recipe.seed * 1_000_003 + step)
-        images = batch.images.to(device.torch_device, memory_format=torch.channels_last)
-        with torch.autocast(device.kind, dtype=autocast, enabled=autocast is not None):
-            terms = objective(images, _to(batch.targets, device), step)
+        terms = _forward(objective, batch, step, device, recipe.precision)
         _check_finite(terms, step, batch)
         _step(objective, optimizer, terms.total, lr, recipe.clip)
-        last = terms.figures
-        for name, value in [("loss", terms.total), *terms.parts.items()]:
-            state.sums[name] = state.sums.get(name, 0.0) + float(value.detach())
-        state.step = step + 1
+        state.count(terms)
         in_epoch = state.step - epoch * per_epoch
-        figures = {"loss": state.sums["loss"] / in_epoch, **state.shown}
-        watcher.update(state.step, total, epoch=f"{epoch + 1}/{recipe.epochs}", **figures)
+        place = {"epoch": f"{epoch + 1}/{recipe.epochs}", "step": f"{state.step}/{total}"}
+        watcher.update(state.step, total, **place, loss=state.sums["loss"] / in_epoch, **state.shown)
         if in_epoch == per_epoch:
-            ap = None
-            if evaluate and recipe.validate_every and (epoch + 1) % recipe.validate_every == 0:
-                ap = _evaluate(objective, evaluate)
+            due = recipe.validate_every and (epoch + 1) % recipe.validate_every == 0
+            ap = _measure(objective, recipe, evaluate) if evaluate and due else None
             means = {name: value / per_epoch for name, value in state.sums.items()}
-            state.end_epoch(Epoch(epoch, means, lr, time.monotonic() - started, ap, last))
-            started = time.monotonic()
+            state.end_epoch(Epoch(epoch, means, lr, time.monotonic() - epoch_started, ap, terms.figures))
+            epoch_started = time.monotonic()
         if in_epoch == per_epoch or time.monotonic() - saved > recipe.checkpoint_minutes * 60:
             state.save(scratch, objective, optimizer)
             saved = time.monotonic()
@@ -134,6 +126,11 @@ class _State:
     history: list[Epoch] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
     shown: dict[str, float] = field(default_factory=dict)
+
+    def count(self, terms: Terms) -> None:
+        self.step += 1
+        for name, value in [("loss", terms.total), *terms.parts.items()]:
+            self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
 
     def end_epoch(self, epoch: Epoch) -> None:
         self.history.append(epoch)
@@ -191,6 +188,15 @@ def _optimizer(objective: Objective, recipe: Recipe) -> torch.optim.AdamW:
     )
 
 
+def _forward(objective: Objective, batch: Batch, step: int, device: Device, precision: str) -> Terms:
+    images = batch.images.to(device.torch_device, memory_format=torch.channels_last)
+    targets = Targets(**{name: tensor.to(device.torch_device) for name, tensor in vars(batch.targets).items()})
+    autocast = device.dtype(precision)
+    with torch.autocast(device.kind, dtype=autocast, enabled=autocast is not None):
+        terms: Terms = objective(images, targets, step)
+    return terms
+
+
 def _step(objective: Objective, optimizer: torch.optim.Optimizer, loss: Tensor, lr: float, clip: float | None) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr * group["factor"]
@@ -211,13 +217,15 @@ def _check_finite(terms: Terms, step: int, batch: Batch) -> None:
         )
 
 
-def _evaluate(objective: Objective, evaluate: Callable[[], float | None]) -> float | None:
+def _measure(objective: Objective, recipe: Recipe, evaluate: Callable[[], float | None]) -> float | None:
     objective.eval()
-    try:
-        return evaluate()
-    finally:
-        objective.train()
+    ap = evaluate()
+    _wake(objective, recipe)
+    return ap
 
 
-def _to(targets: Targets, device: Device) -> Targets:
-    return Targets(**{name: tensor.to(device.torch_device) for name, tensor in vars(targets).items()})
+def _wake(objective: Objective, recipe: Recipe) -> None:
+    """Training mode; a frozen backbone keeps its batch statistics too."""
+    objective.train()
+    if recipe.backbone_lr == 0.0:
+        objective.detector.backbone.eval()

@@ -112,6 +112,11 @@ def test_run_ends_with_the_report_when_the_report_stage_is_reached(lab: Lab, mon
         (ConfigError("x: unknown key"), 2, "stage data: x: unknown key"),
         (Busy("held by process 7"), 4, "stage data: held by process 7"),
         (KeyError("weights"), 1, "stage data: KeyError: 'weights'. This is a bug; --debug shows where"),
+        (
+            ModuleNotFoundError("No module named 'torch'", name="torch"),
+            1,
+            "stage data: torch is not installed; pip install 'frs-pipeline[train]', and give the same command again",
+        ),
         (RuntimeError(), 1, "stage data: RuntimeError. This is a bug; --debug shows where"),
         (
             OSError(errno.ENOSPC, "No space left on device", "/big/file"),
