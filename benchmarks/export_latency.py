@@ -108,10 +108,10 @@ def our_detector(image: Tensor, passing: int) -> RetinaNet:
     return detector
 
 
-def their_detector(image: Tensor, passing: int) -> nn.Module:
+def their_detector(image: Tensor, passing: int) -> Any:
     """Set to the input's own size, so that it does not resize."""
     size = image.shape[-1]
-    model = retinanet_resnet50_fpn(
+    model: Any = retinanet_resnet50_fpn(
         weights=None, weights_backbone=None, num_classes=CLASSES, min_size=size, max_size=size, score_thresh=THRESHOLD
     ).eval()
     with torch.no_grad():
@@ -125,7 +125,7 @@ def their_detector(image: Tensor, passing: int) -> nn.Module:
 def settle(model: nn.Module, features: Callable[[], object]) -> None:
     """Statistics of this image in every batch norm: random weights alone would let activations explode."""
 
-    def measure(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def measure(module: Any, inputs: tuple[Tensor, ...]) -> None:
         variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3))
         module.running_mean.copy_(mean)
         module.running_var.copy_(variance + 1e-3)
