@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.config import CocoData, Config, TreesData
 from pipeline.stage import Context, Metrics, Stage
 from stages.common import cache_folder, images_folder, write_json
+
+if TYPE_CHECKING:
+    from frs.data import Category
 
 
 def stage() -> Stage:
@@ -35,7 +39,8 @@ def _external(config: Config) -> Mapping[str, Path]:
     splits = {"train": config.data.train, "val": config.data.val}
     files = {f"data.{name}.annotations": split.annotations for name, split in splits.items()}
     for name, split in splits.items():
-        files |= {f"data.{name}.images/{file}": split.images / file for file in image_files(split.annotations)}
+        found = image_files(split.annotations, split.images)
+        files |= {f"data.{name}.images/{file}": path for file, path in found.items()}
     return files
 
 
@@ -47,6 +52,7 @@ def _run(context: Context) -> Metrics:
     sources = _trees(config, context) if isinstance(config, TreesData) else _coco(config)
     metrics: Metrics = {}
     hashes: dict[str, dict[str, str]] = {}
+    categories = {}
     for split, source in sources.items():
         folder = images_folder(context.config, split, context.outputs["images"])
         data = read_coco(source, folder)
@@ -54,9 +60,11 @@ def _run(context: Context) -> Metrics:
         hashes[split] = {image.file_name: context.hash_file(data.path(image)) for image in data.images}
         boxes = sum(len(image.boxes) for image in data.images)
         metrics[split] = {"images": len(data.images), "boxes": boxes}
-        metrics["classes"] = [category.name for category in data.categories]
+        categories[split] = data.categories
         context.progress.log(f"{split}: {len(data.images)} images, {boxes} boxes")
+    _check_categories(categories["train"], categories["val"])
     _check_splits(hashes)
+    metrics["classes"] = [category.name for category in categories["val"]]
     write_json(context.outputs["image_hashes"], hashes)
     return metrics
 
@@ -80,6 +88,18 @@ def _trees(config: TreesData, context: Context) -> dict[str, Path]:
 
 def _coco(config: CocoData) -> dict[str, Path]:
     return {"train": config.train.annotations, "val": config.val.annotations}
+
+
+def _check_categories(train: tuple[Category, ...], val: tuple[Category, ...]) -> None:
+    """A label is a place in this list: with two lists every class would be learnt under another's number."""
+    from frs.errors import DataError
+
+    if train != val:
+        odd = sorted({f"{each.id} {each.name}" for each in set(train) ^ set(val)})
+        raise DataError(
+            f"data: the two annotation files do not have the same categories ({', '.join(odd[:6])} are in one alone); give "
+            "both the same list, with the same ids and names"
+        )
 
 
 def _check_splits(hashes: Mapping[str, Mapping[str, str]]) -> None:

@@ -29,7 +29,7 @@ def stage(config: Config) -> Stage:
             "profiles": "profile/profiles",
         },
         outputs={"report": "report.json", "text": "report.md", "pictures": "pictures"},
-        reads=("name", "seed", "input", "report", "gates", "control", "distill", "export.precisions"),
+        reads=("name", "seed", "input", "report", "gates", "control", "export.precisions"),
         version=1,
         run=_run,
         publish={"report": "report.json", "text": "report.md", "pictures": "pictures"},

@@ -138,14 +138,16 @@ def write_coco(dataset: CocoDataset, path: Path) -> None:
     path.write_text(json.dumps(document, ensure_ascii=False, allow_nan=False), encoding="utf-8")
 
 
-def image_files(annotations: Path) -> list[str]:
-    """The file names in a data set's annotations, as they stand. Raises DataError when they cannot be read."""
-    images = _document(annotations).get("images")
-    if not isinstance(images, list) or not all(
-        isinstance(i, dict) and isinstance(i.get("file_name"), str) for i in images
-    ):
-        raise DataError(f"{annotations}: `images` must be a list of objects with a file_name; is it a COCO file?")
-    return [image["file_name"] for image in images]
+def image_files(annotations: Path, images: Path) -> dict[str, Path]:
+    """The files that a data set names, by their names in it. Raises DataError when it cannot be read, or a name leads out of
+    the folder."""
+    entries = _document(annotations).get("images")
+    if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
+        raise DataError(f"{annotations}: `images` must be a list of objects; is it a COCO file?")
+    names = [each.get("file_name") for each in entries]
+    if not all(isinstance(name, str) and "\0" not in name for name in names):
+        raise DataError(f"{annotations}: every one of `images` needs a file_name; is it a COCO file?")
+    return {name: inside(images, name) for name in names}
 
 
 def _document(path: Path) -> dict[str, Any]:

@@ -75,6 +75,14 @@ def test_an_image_in_both_splits_is_refused(mine: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_splits_of_other_categories_are_refused(mine: Path) -> None:
+    annotations = mine / "val/annotations.json"
+    annotations.write_text(annotations.read_text().replace('"rectangle"', '"square"'))
+    done = frs_pipeline("run", "mine.yaml", "--until", "data", cwd=mine, check=False)
+    assert done.returncode == 1
+    assert "do not have the same categories (7 rectangle, 7 square are in one alone)" in done.stderr
+
+
 def test_faults_in_the_data_set_are_one_paragraph(mine: Path) -> None:
     (mine / "val/images/3.png").unlink()
     done = frs_pipeline("run", "mine.yaml", "--until", "data", cwd=mine, check=False)

@@ -167,9 +167,14 @@ def test_images_are_opened_by_the_check_alone(folder: Path) -> None:
 
 
 def test_image_files(folder: Path) -> None:
-    assert image_files(write(folder, GOOD)) == ["a.png", "sub/b.png", "c.png"]
-    with pytest.raises(DataError, match="is it a COCO file"):
-        image_files(write(folder, {"images": [{"file_name": 3}]}))
+    images = folder / "images"
+    found = image_files(write(folder, GOOD), images)
+    assert found == {name: images / name for name in ("a.png", "sub/b.png", "c.png")}
+    for wrong in ({}, {"images": [3]}, {"images": [{"file_name": 3}]}, {"images": [{"file_name": "a\0"}]}):
+        with pytest.raises(DataError, match="is it a COCO file"):
+            image_files(write(folder, wrong), images)
+    with pytest.raises(DataError, match="leads out of the images' folder"):
+        image_files(write(folder, {"images": [{"file_name": "../a.json"}]}), images)
 
 
 json_values = st.recursive(
