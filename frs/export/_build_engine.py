@@ -81,7 +81,7 @@ def build(trt: Any, request: dict[str, Any], gpu: Gpu | None) -> dict[str, Any]:
 def make_logger(trt: Any) -> Any:
     """Keeps the last warnings and errors. INFO is dropped: there the library prints bytes of the weights."""
 
-    class Logger(trt.ILogger):  # type: ignore[misc]
+    class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.lines: list[str] = []

@@ -75,4 +75,5 @@ class DeployedDetector(nn.Module):
         outputs.box_regression = [level.float() for level in outputs.box_regression]
         size = (images.shape[-2], images.shape[-1])
         found = detector.decode(features, outputs, candidates=self.candidates, image_size=size)
-        return self.selection(found.boxes, found.scores, found.labels)  # type: ignore[no-any-return]
+        selected: tuple[Tensor, Tensor, Tensor, Tensor] = self.selection(found.boxes, found.scores, found.labels)
+        return selected
