@@ -45,9 +45,8 @@ def locked(path: Path, *, busy: Callable[[int | None], None], shared: bool = Fal
                     busy(_holder(path))
                     told = True
                 fcntl.flock(descriptor, kind)
-            if not _is(
-                path, descriptor
-            ):  # deleted by the collector between open and lock: another file stands there now
+            # The collector may have deleted the file between open and lock; another one stands there now.
+            if not _is(path, descriptor):
                 continue
             if not shared:
                 os.ftruncate(descriptor, 0)
