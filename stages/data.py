@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from frs.errors import DataError
 from pipeline.config import CocoData, Config, TreesData
 from pipeline.stage import Context, Metrics, Stage
 from stages.common import cache_folder, images_folder, write_json
@@ -60,6 +61,10 @@ def _run(context: Context) -> Metrics:
         hashes[split] = {image.file_name: context.hash_file(data.path(image)) for image in data.images}
         boxes = sum(len(image.boxes) for image in data.images)
         metrics[split] = {"images": len(data.images), "boxes": boxes}
+        if not any((~image.crowd).any() for image in data.images):
+            raise DataError(
+                f"{source}: the {split} split has not one object that is no crowd; there is nothing to find in it"
+            )
         categories[split] = data.categories
         context.progress.log(f"{split}: {len(data.images)} images, {boxes} boxes")
     _check_categories(categories["train"], categories["val"])
@@ -93,8 +98,6 @@ def _coco(config: CocoData) -> dict[str, Path]:
 
 def _check_categories(train: tuple[Category, ...], val: tuple[Category, ...]) -> None:
     """A label is a place in this list: with two lists every class would be learnt under another's number."""
-    from frs.errors import DataError
-
     if train != val:
         odd = sorted({f"{each.id} {each.name}" for each in set(train) ^ set(val)})
         raise DataError(
@@ -105,8 +108,6 @@ def _check_categories(train: tuple[Category, ...], val: tuple[Category, ...]) ->
 
 def _check_splits(hashes: Mapping[str, Mapping[str, str]]) -> None:
     """An image that is trained on and scored on makes every AP in the report a lie."""
-    from frs.errors import DataError
-
     trained = {content: name for name, content in hashes["train"].items()}
     shared = [(trained[content], name) for name, content in hashes["val"].items() if content in trained]
     if shared:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-from stages.summary import COLUMNS, NONE, Report, accuracy, number, rows, sentence
+from stages.summary import COLUMNS, NONE, Report, accuracy, number, rows, sentence, shown_precision
 
 APS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 PICTURES = (
@@ -23,7 +23,7 @@ def markdown(report: Report, pictures: Sequence[tuple[str, str]]) -> str:
         f"# {safe(report['name'])}",
         f"**{sentence(report)}**",
         _grid(COLUMNS, rows(report)),
-        "AP in torch with the reference decode; latency, memory and size of the fp32 ONNX file on "
+        f"AP in torch with the reference decode; latency, memory and size of the {shown_precision(report)} ONNX file on "
         f"{_hardware(report)}. The control is the student's network, so its cost is the student's.",
         *_accuracy(report),
         *_latency(report),

@@ -14,25 +14,25 @@ COLUMNS = ("", "params", "AP", "AP50", "p50 ms", "p99 ms", "memory MB", "file MB
 
 
 def rows(report: Report) -> list[tuple[str, ...]]:
-    """One row a model: AP in torch with the reference decode, cost of its fp32 ONNX file.
+    """One row a model: AP in torch with the reference decode, cost of its ONNX file of `shown_precision`.
 
     The control is never exported: it is the student's network, so its cost is the student's.
     """
     table: list[tuple[str, ...]] = []
     for model, facts in report["models"].items():
         scored = accuracy(report, model, "torch", "fp32", "reference")
-        cost = _profile(report, "student" if model == "control" else model, "fp32")
-        latency = cost.get("latency_ms", {})
+        cost = _profile(report, "student" if model == "control" else model)
+        latency = cost["latency_ms"]
         table.append(
             (
                 model,
                 f"{facts['params'] / 1e6:.2f} M",
                 number(scored["AP"]),
                 number(scored["AP50"]),
-                number(latency.get("p50")),
-                number(latency.get("p99")),
-                number(cost.get("peak_memory_mb"), 0),
-                number(cost.get("artifact_mb")),
+                number(latency["p50"]),
+                number(latency["p99"]),
+                number(cost["peak_memory_mb"], 0),
+                number(cost["artifact_mb"]),
             )
         )
     return table
@@ -62,7 +62,11 @@ def table(report: Report, run_dir: Path) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=f"{escape(report['name'])}: AP in torch, cost of the fp32 ONNX file", title_justify="left")
+    title = f"{escape(report['name'])}: AP in torch, cost of the {shown_precision(report)} ONNX file"
+    drawn = Table(title=title, title_justify="left")
+        title=f"{escape(report['name'])}: AP in torch, cost of the {shown_precision(report)} ONNX file",
+        title_justify="left",
+    )
     for i, column in enumerate(COLUMNS):
         drawn.add_column(column, justify="left" if i == 0 else "right")
     for row in rows(report):
@@ -82,9 +86,16 @@ def accuracy(report: Report, *key: str) -> dict[str, Any]:
     return next(a for a in report["accuracy"] if (a["model"], a["runtime"], a["precision"], a["decode"]) == key)
 
 
-def _profile(report: Report, model: str, precision: str) -> dict[str, Any]:
-    """Empty where that precision was not exported."""
-    return next((p for p in report["profiles"] if (p["model"], p["precision"]) == (model, precision)), {})
+def shown_precision(report: Report) -> str:
+    """fp32 where it was exported, else what was."""
+    precisions: list[str] = [profile["precision"] for profile in report["profiles"]]
+    return "fp32" if "fp32" in precisions else precisions[0]
+
+
+def _profile(report: Report, model: str) -> dict[str, Any]:
+    wanted = (model, shown_precision(report))
+    found: dict[str, Any] = next(p for p in report["profiles"] if (p["model"], p["precision"]) == wanted)
+    return found
 
 
 def number(value: float | None, digits: int = 1) -> str:

@@ -59,6 +59,13 @@ def test_the_control_costs_what_the_student_costs() -> None:
     assert by_model["student"][3:] == by_model["control"][3:]
 
 
+def test_without_fp32_the_table_shows_what_was_exported() -> None:
+    made = report()
+    made["profiles"] = [{**profile, "precision": "fp16"} for profile in made["profiles"]]
+    assert rows(made)[0][4:6] == ("10.0", "12.0")
+    assert "size of the fp16 ONNX file" in markdown(made, [])
+
+
 @pytest.mark.parametrize(
     ("verdict", "words"),
     [

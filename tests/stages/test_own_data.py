@@ -75,6 +75,14 @@ def test_an_image_in_both_splits_is_refused(mine: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_split_without_an_object_is_refused(mine: Path) -> None:
+    annotations = mine / "val/annotations.json"
+    annotations.write_text(json.dumps({**json.loads(annotations.read_text()), "annotations": []}))
+    done = frs_pipeline("run", "mine.yaml", "--until", "data", cwd=mine, check=False)
+    assert done.returncode == 1
+    assert "the val split has not one object" in done.stderr
+
+
 def test_splits_of_other_categories_are_refused(mine: Path) -> None:
     annotations = mine / "val/annotations.json"
     annotations.write_text(annotations.read_text().replace('"rectangle"', '"square"'))
