@@ -64,9 +64,6 @@ def table(report: Report, run_dir: Path) -> RenderableType:
 
     title = f"{escape(report['name'])}: AP in torch, cost of the {shown_precision(report)} ONNX file"
     drawn = Table(title=title, title_justify="left")
-        title=f"{escape(report['name'])}: AP in torch, cost of the {shown_precision(report)} ONNX file",
-        title_justify="left",
-    )
     for i, column in enumerate(COLUMNS):
         drawn.add_column(column, justify="left" if i == 0 else "right")
     for row in rows(report):
