@@ -84,7 +84,6 @@ def test_latency_figures_are_in_order(report: dict[str, Any]) -> None:
         assert 0 < latency["min"] <= latency["p50"] <= latency["p90"] <= latency["p99"]
         assert latency["p50_interval"][0] <= latency["p50"] <= latency["p50_interval"][1]
         assert latency["runs"] == 20
-        assert sum(profile["stages_ms"].values()) == pytest.approx(latency["mean"], rel=0.5)
 
 
 def test_the_reported_ap_is_what_pycocotools_says_of_the_predictions(finished: Path, report: dict[str, Any]) -> None:
