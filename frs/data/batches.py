@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from frs.data.coco import CocoDataset, CocoImage
-from frs.edge.image import Letterbox, letterbox, load_image, to_nchw
+from frs.edge.image import Letterbox, letterbox, to_nchw
 
 
 def evaluation_batches(
@@ -20,8 +20,6 @@ def evaluation_batches(
     """
     for start in range(0, len(dataset.images), batch):
         images = list(dataset.images[start : start + batch])
-        boxed, mappings = zip(
-            *(letterbox(load_image(dataset.path(image)), height, width) for image in images), strict=True
-        )
+        boxed, mappings = zip(*(letterbox(dataset.load(image), height, width) for image in images), strict=True)
         filled = [*boxed, *[boxed[-1]] * (batch - len(boxed))]
         yield to_nchw(filled), list(mappings), images

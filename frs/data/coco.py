@@ -7,7 +7,6 @@ image is clipped, one without area is left out.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,6 +19,8 @@ from frs.edge.image import load_image
 from frs.errors import DataError
 
 _SHOWN = 5
+_LARGEST = 1e9
+"""No coordinate, side or area is as large; what is has no place in a float32, or in JSON once it is multiplied."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,18 @@ class CocoDataset:
         """Where the image lies. Raises DataError when its name, or a link, leads out of the images' folder."""
         return inside(self.root, image.file_name)
 
+    def load(self, image: CocoImage) -> npt.NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB. Raises DataError when it cannot be read, or has another size than the annotations say."""
+        path = self.path(image)
+        pixels = load_image(path)
+        height, width = pixels.shape[:2]
+        if (height, width) != (image.height, image.width):
+            raise DataError(
+                f"{path}: it is {width} x {height} pixels (EXIF applied), the annotations say {image.width} x "
+                f"{image.height}, so that its boxes would lie elsewhere; correct the annotations or replace the image"
+            )
+        return pixels
+
     def first(self, count: int) -> CocoDataset:
         """The same with the first `count` images."""
         return CocoDataset(self.root, self.images[:count], self.categories)
@@ -78,7 +91,11 @@ def inside(root: Path, name: str) -> Path:
     """root / name, if that is in root after links are followed. Raises DataError if not."""
     path = root / name
     parts = PurePosixPath(name)
-    if parts.is_absolute() or ".." in parts.parts or not path.resolve().is_relative_to(root.resolve()):
+    try:
+        within = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # a link that leads to itself, characters that no path has
+        raise DataError(f"file_name {_shown(name)} cannot be followed ({error}); rename or remove it") from None
+    if parts.is_absolute() or ".." in parts.parts or not within:
         raise DataError(f"file_name {name!r} leads out of the images' folder {root}; keep the images inside it")
     return path
 
@@ -238,11 +255,11 @@ class _Reader:
                 continue
             try:
                 path = inside(self.root, name)
-            except (DataError, ValueError, OSError) as error:
+                if not path.is_file():
+                    self._error(where, f"there is no {path}")
+            except (DataError, OSError) as error:  # is_file: a name that is too long
                 self._error(where, str(error))
                 continue
-            if not path.is_file():
-                self._error(where, f"there is no {path}")
             ids.add(key)
             files.add(name)
             yield key, entry
@@ -279,17 +296,23 @@ class _Reader:
         x, y, w, h = (float(value) for value in entry["bbox"])
         x0, x1 = (min(max(value, 0.0), image["width"]) for value in (x, x + w))
         y0, y1 = (min(max(value, 0.0), image["height"]) for value in (y, y + h))
-        if w <= 0 or h <= 0:
+        box = np.array([x0, y0, x1, y1], dtype=np.float32)
+        beyond = x >= image["width"] or y >= image["height"] or x + w <= 0 or y + h <= 0
+        if w > 0 and h > 0 and beyond:
+            self._error(where, f"bbox {entry['bbox']} lies outside its image ({_size(image)})")
+            return None
+        if w <= 0 or h <= 0 or bool((box[2:] <= box[:2]).any()):
             self._warn(where, f"bbox {entry['bbox']} has no area; it is left out")
             return None
-        if x1 <= x0 or y1 <= y0:
-            self._error(where, f"bbox {entry['bbox']} lies outside its image ({_size(image)})")
+        crowd = entry.get("iscrowd", 0)
+        if crowd not in (0, 1, None):
+            self._error(where, f"iscrowd must be 0 or 1, got {_shown(crowd)}")
             return None
         if max(abs(x - x0), abs(y - y0), abs(x + w - x1), abs(y + h - y1)) > 1.0:
             self._warn(where, f"bbox {entry['bbox']} reaches beyond its image ({_size(image)}); it is clipped")
         area = entry.get("area")
         area = float(area) if _is_number(area) and area > 0 else w * h
-        return np.array([x0, y0, x1, y1], dtype=np.float32), label, bool(entry.get("iscrowd", 0)), area
+        return box, label, bool(crowd), area
 
 
 def _image(record: dict[str, Any], objects: list[tuple[Any, ...]]) -> CocoImage:
@@ -309,13 +332,9 @@ def _image(record: dict[str, Any], objects: list[tuple[Any, ...]]) -> CocoImage:
 def _decoded(dataset: CocoDataset, image: CocoImage) -> Iterator[Fault]:
     where = f"image {image.id} ({image.file_name})"
     try:
-        height, width = load_image(dataset.path(image)).shape[:2]
+        dataset.load(image)
     except DataError as error:
         yield Fault("error", where, str(error))
-        return
-    if (height, width) != (image.height, image.width):
-        message = f"it is {width} x {height} pixels (EXIF applied), the annotations say {image.width} x {image.height}"
-        yield Fault("error", where, message)
 
 
 def _is_int(value: object) -> TypeGuard[int]:
@@ -323,7 +342,7 @@ def _is_int(value: object) -> TypeGuard[int]:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
 
 
 def _size(entry: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from frs.data.coco import CocoDataset, CocoImage
 from frs.data.transforms import Augment
 from frs.detectors.base import Targets
-from frs.edge.image import Letterbox, letterbox, load_image, to_nchw
+from frs.edge.image import Letterbox, letterbox, to_nchw
 from frs.errors import DataError
 
 CACHE_BYTES = 2**30
@@ -77,17 +77,23 @@ class TrainingLoader:
             for step in range(start_step, self.steps_per_epoch)
         ]
         # timeout: a worker that hangs is an error; one that dies is reported by torch itself.
-        yield from DataLoader(
+        for made in DataLoader(
             self.samples,
             batch_sampler=batches,
             collate_fn=_collate,
             num_workers=self.workers,
             timeout=300 if self.workers else 0,
-        )
+        ):
+            if isinstance(made, DataError):
+                raise made
+            yield made
 
 
-class _Samples(Dataset[Sample]):
-    """Indexed by (epoch, number of the image)."""
+class _Samples(Dataset["Sample | DataError"]):
+    """Indexed by (epoch, number of the image).
+
+    An error is returned: raised in a worker, it would arrive with the worker's traceback for a message.
+    """
 
     def __init__(
         self,
@@ -109,10 +115,13 @@ class _Samples(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
+    def __getitem__(self, key: tuple[int, int]) -> Sample | DataError:
         epoch, index = key
         record = self.images[index]
-        pixels, mapping = self._pixels(index)
+        try:
+            pixels, mapping = self._pixels(index)
+        except DataError as error:
+            return error
         boxes = mapping.to_input(record.boxes)
         generator = np.random.default_rng((self.seed, epoch, index))
         pixels, boxes, kept = self.augment(pixels, boxes, generator)
@@ -121,14 +130,18 @@ class _Samples(Dataset[Sample]):
     def _pixels(self, index: int) -> tuple[npt.NDArray[np.uint8], Letterbox]:
         found = self.cache.get(index)
         if found is None:
-            image = load_image(self.dataset.path(self.images[index]))
-            found = letterbox(image, self.height, self.width)
+            found = letterbox(self.dataset.load(self.images[index]), self.height, self.width)
             if self.cached:
                 self.cache[index] = found
         return found
 
 
-def _collate(samples: list[Sample]) -> Batch:
+def _collate(made: list[Sample | DataError]) -> Batch | DataError:
+    samples: list[Sample] = []
+    for each in made:
+        if isinstance(each, DataError):
+            return each
+        samples.append(each)
     most = max(len(sample.boxes) for sample in samples)
     count = len(samples)
     boxes = torch.zeros(count, most, 4)

@@ -1,12 +1,15 @@
 """The one rule by which photographs become pixels, in training, validation, profiling and on the device.
 
 Decoding, by Pillow: the EXIF orientation is applied; grey becomes three equal channels; transparency is composited over
-black; palettes are resolved; 16-bit values lose their low byte; everything ends as 8-bit RGB.
-Letterbox: scaled to fit (up or down) by bilinear interpolation with antialiasing, top-left, padded with 114.
+black; palettes are resolved; 16-bit values lose their low byte, floating-point ones are taken for 0..255; everything
+ends as 8-bit RGB.
+Letterbox: scaled to fit (up or down) by bilinear interpolation with antialiasing, top-left, padded with 114; its
+sides are rounded to whole pixels, a half to the even one.
 """
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,7 +46,7 @@ def load_image(path: Path) -> npt.NDArray[np.uint8]:
         raise DataError(
             f"{path}: more than the 100 megapixels that are read; tile the image or scale it down"
         ) from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
         reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"{path}: cannot be read as an image ({reason}); replace it or leave it out") from None
 

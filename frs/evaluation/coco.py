@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,7 +51,10 @@ Batches = Iterable[tuple[npt.NDArray[np.uint8], Sequence[Letterbox], Sequence[Co
 
 
 def predict_dataset(predictor: Predictor, batches: Batches) -> list[Row]:
-    """Every image through the predictor; boxes in pixels of the image, categories by their ids."""
+    """Every image through the predictor; boxes in pixels of the image, categories by their ids.
+
+    Raises DataError when a box or score is not finite.
+    """
     ids = predictor.info.category_ids
     rows: list[Row] = []
     for pixels, mappings, images in batches:
@@ -60,21 +64,21 @@ def predict_dataset(predictor: Predictor, batches: Batches) -> list[Row]:
             boxes = mapping.to_original(found.boxes).astype(np.float64)
             sides = boxes[:, 2:] - boxes[:, :2]
             for i in range(len(found)):
-                rows.append(
-                    {
-                        "image_id": image.id,
-                        "category_id": ids[found.labels[i]],
-                        "bbox": [*boxes[i, :2].tolist(), *sides[i].tolist()],
-                        "score": float(found.scores[i]),
-                    }
-                )
+                row: Row = {
+                    "image_id": image.id,
+                    "category_id": ids[found.labels[i]],
+                    "bbox": [*boxes[i, :2].tolist(), *sides[i].tolist()],
+                    "score": float(found.scores[i]),
+                }
+                _check_finite(row)
+                rows.append(row)
     return rows
 
 
 def evaluate(annotations: Path, rows: Sequence[Row]) -> Accuracy:
     """AP over all images of the annotations, found something or not.
 
-    Raises DataError when a row names an image or a category that the annotations do not have.
+    Raises DataError when a row names an image or a category that the annotations do not have, or is not finite.
     """
     scorer = score(annotations, rows)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -115,6 +119,16 @@ def _check(rows: Sequence[Row], images: set[int], categories: set[int]) -> None:
                 f"a detection names image {row['image_id']} and category {row['category_id']}, which the annotations do "
                 "not have; the model and the data set do not belong together"
             )
+        _check_finite(row)
+
+
+def _check_finite(row: Row) -> None:
+    """To pycocotools a box of NaN overlaps every object by enough: a broken model would score close to 100."""
+    if not all(map(math.isfinite, (*row["bbox"], row["score"]))):
+        raise DataError(
+            f"a detection in image {row['image_id']} is not finite (bbox {row['bbox']}, score {row['score']}); the model "
+            "computes NaN or overflows its precision: look at its weights, or export it in fp32"
+        )
 
 
 def _mean(precision: npt.NDArray[np.float64]) -> float | None:

@@ -112,6 +112,11 @@ def test_what_is_written_is_what_was_read_and_pycocotools_reads_it(folder: Path)
         (changed("annotations", 0, "bbox", value=[1, 2, 3]), r"annotation 1: bbox must be \[x, y, width, height\]"),
         (changed("annotations", 0, "bbox", value=[1, 2, float("nan"), 4]), "annotation 1: bbox must be"),
         (changed("annotations", 0, "bbox", value=[1, 2, "3", 4]), "annotation 1: bbox must be"),
+        (changed("annotations", 0, "bbox", value=[1, 2, 10**400, 4]), "annotation 1: bbox must be"),
+        (changed("annotations", 0, "bbox", value=[0, 0, 1e200, 1e200]), "annotation 1: bbox must be"),
+        (changed("annotations", 0, "iscrowd", value="0"), "annotation 1: iscrowd must be 0 or 1, got '0'"),
+        (changed("images", 0, "file_name", value="a" * 5000), "File name too long"),
+        (changed("images", 0, "file_name", value="\ud800.png"), "cannot be followed"),
         (changed("annotations", 0, "bbox", value=[41, 2, 3, 4]), r"lies outside its image \(40 x 30\)"),
     ],
 )
@@ -140,11 +145,12 @@ def test_all_faults_are_found_in_one_pass(folder: Path) -> None:
 def test_what_is_mended_is_a_warning(folder: Path) -> None:
     document = changed("annotations", 0, "bbox", value=[-5, 20, 10, 12])
     document["annotations"][2]["bbox"] = [3, 3, 0, 4]
+    document["annotations"][1] |= {"bbox": [30, 3, 1e-9, 4], "area": 10**400}  # no width is left of it in float32
     path = write(folder, document)
     faults = check_coco(path, folder / "images")
-    assert [(fault.kind, fault.where) for fault in faults] == [("warning", "annotation 1"), ("warning", "annotation 3")]
+    assert [(fault.kind, fault.where) for fault in faults] == [("warning", f"annotation {i}") for i in (1, 2, 3)]
     data = read_coco(path, folder / "images")
-    np.testing.assert_allclose(data.images[0].boxes[0], [0, 20, 5, 30])
+    np.testing.assert_allclose(data.images[0].boxes, [[0, 20, 5, 30]])
     assert len(data.images[1].boxes) == 0
 
 
@@ -154,6 +160,22 @@ def test_a_link_out_of_the_folder_is_refused(folder: Path) -> None:
     (folder / "images" / "a.png").symlink_to(folder / "secret.png")
     with pytest.raises(DataError, match="leads out of the images' folder"):
         read_coco(write(folder, GOOD), folder / "images")
+
+
+def test_a_link_to_itself_is_refused(folder: Path) -> None:
+    (folder / "images" / "a.png").unlink()
+    (folder / "images" / "a.png").symlink_to("a.png")
+    path = write(folder, GOOD)
+    with pytest.raises(DataError, match=r"image 4 \(a\.png\)"):
+        read_coco(path, folder / "images")
+
+
+def test_an_image_of_another_size_is_not_loaded(folder: Path) -> None:
+    data = read_coco(write(folder, GOOD), folder / "images")
+    assert data.load(data.images[0]).shape == (30, 40, 3)
+    Image.new("RGB", (30, 40)).save(folder / "images" / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: it is 30 x 40 pixels \(EXIF applied\), the annotations say 40 x 30"):
+        data.load(data.images[0])
 
 
 def test_images_are_opened_by_the_check_alone(folder: Path) -> None:

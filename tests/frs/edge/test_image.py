@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
 from frs.edge.image import letterbox, load_image, to_nchw
 from frs.errors import DataError
@@ -101,6 +101,28 @@ def test_what_cannot_be_read_names_the_file(tmp_path: Path) -> None:
         load_image(tmp_path / "text.png")
     with pytest.raises(DataError, match="cannot be read"):
         load_image(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP", "DDS", "AVIF"])
+def test_whatever_is_damaged_is_an_image_or_a_data_error(tmp_path: Path, format: str) -> None:
+    if not features.check("avif") and format == "AVIF":
+        pytest.skip("this Pillow was built without AVIF")
+    generator = np.random.default_rng(1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(tmp_path, Image.fromarray(PIXELS.repeat(8, axis=0).repeat(8, axis=1)), "i", format=format, exif=exif)
+    whole = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    refused = 0
+    for _ in range(150):
+        damaged = whole.copy()
+        damaged[generator.integers(0, min(len(whole), 300), 3)] = generator.integers(0, 256, 3)
+        path.write_bytes(damaged.tobytes())
+        try:
+            assert load_image(path).shape[2] == 3
+        except DataError as error:
+            refused += str(path) in str(error)
+    assert refused > 0
 
 
 def test_more_than_a_hundred_megapixels_are_not_even_decoded(tmp_path: Path) -> None:

@@ -95,13 +95,25 @@ def test_rows_of_another_data_set_are_refused(tmp_path: Path, bad: Row) -> None:
         evaluate(small(tmp_path), [bad])
 
 
+@pytest.mark.parametrize(
+    "bad", [row(2, score=float("nan")), row(2, bbox=[float("nan")] * 4), row(2, score=float("inf"))]
+)
+def test_rows_that_are_not_finite_are_refused(tmp_path: Path, bad: Row) -> None:
+    # pycocotools would give boxes of NaN an AP of 100.
+    with pytest.raises(DataError, match="a detection in image 2 is not finite"):
+        evaluate(small(tmp_path), [row(1), bad])
+
+
 class Seer:
     """Finds in every image the box that it is told, in pixels of the input."""
 
     info = ModelInfo(128, 128, ("rectangle",), (7,))
 
+    def __init__(self, left: float = 16.0) -> None:
+        self.left = left
+
     def predict(self, images: npt.NDArray[np.uint8]) -> list[Detections]:
-        box = np.array([[16, 32, 64, 96]], dtype=np.float32)
+        box = np.array([[self.left, 32, 64, 96]], dtype=np.float32)
         return [Detections(box, np.array([0.75], np.float32), np.array([0], np.int32)) for _ in images]
 
 
@@ -112,6 +124,13 @@ def test_predictions_are_in_pixels_of_the_image_and_named_by_category(tmp_path: 
     # 64 px images in a 128 px input: half of everything.
     assert rows == [{"image_id": i, "category_id": 7, "bbox": [8, 16, 24, 32], "score": 0.75} for i in (1, 2, 3)]
     evaluate(tmp_path / "annotations.json", rows)
+
+
+def test_a_predictor_that_answers_nan_is_refused(tmp_path: Path) -> None:
+    draw_rectangles(tmp_path, count=3)
+    data = read_coco(tmp_path / "annotations.json", tmp_path / "images")
+    with pytest.raises(DataError, match="a detection in image 1 is not finite"):
+        predict_dataset(Seer(float("nan")), evaluation_batches(data, 128, 128, 2))
 
 
 def test_scoring_needs_no_torch() -> None:
