@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -44,6 +45,8 @@ _MACHINE = {
 }
 
 _EXTRAS = {
+    "jinja2": "train",
+    "matplotlib": "train",
     "onnx": "train",
     "onnxruntime": "ort",
     "onnxscript": "train",
@@ -160,15 +163,17 @@ def run(config: Path, overrides: tuple[str, ...], until: str | None, force: tupl
 
     settings, graph = _load(config, overrides)
     reported = any(stage.name == "report" for stage in select(graph, until, force))
+    options = [part for key in overrides for part in ("--set", key)]
+    command = shlex.join(["frs-pipeline", "run", str(config), *options, "--runs-dir", str(runs_dir)])
     with open_console() as console:
         try:
-            runner.run(settings, graph, runs_dir, until=until, force=force, console=console)
+            runner.run(settings, graph, runs_dir, until=until, force=force, console=console, command=command)
         except GateFailed:
             if reported:
-                _show_report(runs_dir / settings.name, console)
+                _show_report([runs_dir / settings.name], console)
             raise
         if reported:
-            _show_report(runs_dir / settings.name, console)
+            _show_report([runs_dir / settings.name], console)
 
 
 @main.command()
@@ -202,17 +207,16 @@ def check(config: Path, overrides: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.argument("run", metavar="RUN")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @_runs_dir
-def report(run: str, runs_dir: Path) -> None:
-    """Print the table of a finished RUN, given by its name or its folder."""
-    folder = next((folder for folder in (runs_dir / run, Path(run)) if (folder / "manifest.json").is_file()), None)
-    if folder is None:
-        names = sorted(path.parent.name for path in runs_dir.glob("*/manifest.json"))
-        there = f"the runs are {', '.join(names)}" if names else "there is none yet"
-        raise ConfigError(f"there is no run {run} in {runs_dir}; {there}.")
+def report(runs: tuple[str, ...], runs_dir: Path) -> None:
+    """Print the table of a finished RUN, or compare several.
+
+    A run is given by its name or its folder.
+    """
+    folders = [_run_folder(run, runs_dir) for run in runs]
     with open_console() as console:
-        _show_report(folder, console)
+        _show_report(folders, console)
 
 
 @main.command()
@@ -252,10 +256,19 @@ def gc(runs_dir: Path, dry_run: bool) -> None:
         console.print(f"{collected.bytes:,} bytes in {len(collected.deleted)} folders {verb}")
 
 
-def _show_report(folder: Path, console: Console) -> None:
+def _run_folder(run: str, runs_dir: Path) -> Path:
+    for folder in (runs_dir / run, Path(run)):
+        if (folder / "manifest.json").is_file():
+            return folder
+    names = sorted(path.parent.name for path in runs_dir.glob("*/manifest.json"))
+    there = f"the runs are {', '.join(names)}" if names else "there is none yet"
+    raise ConfigError(f"there is no run {run} in {runs_dir}; {there}.")
+
+
+def _show_report(folders: Sequence[Path], console: Console) -> None:
     from stages.report import show
 
-    console.show(show(folder))
+    console.show(show(folders))
 
 
 if __name__ == "__main__":

@@ -208,8 +208,10 @@ class ProfileConfig(Section):
 class ReportConfig(Section):
     """The pictures in the report."""
 
-    pictures: int = Field(3, ge=0, le=20)
-    score: Fraction = Field(0.3, description="boxes below are not drawn")
+    pictures: int = Field(4, ge=0, le=20, description="of each kind: score maps, images won, images lost")
+    score: Fraction | None = Field(
+        None, description="boxes below are not drawn; null: each model's own, where its F1 at IoU 0.5 is highest"
+    )
 
 
 class GatesConfig(Section):

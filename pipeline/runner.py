@@ -29,15 +29,17 @@ def run(
     until: str | None = None,
     force: Sequence[str] = (),
     console: Console,
+    command: str = "",
 ) -> Manifest:
     """Do what is missing of a run, publish its results to `runs_dir/<name>/`, and return its manifest.
 
+    `command` is what the user gave, for the report.
     Raises Busy while another process is at this run, StageFailed when a stage raises (what was finished before stays),
     StageError when one breaks its contract, and GateFailed after the last stage when a stage's metrics name
     `failed_gates`.
     """
     stages = select(graph, until, force)
-    work = _Run(config, stages, runs_dir, force, console)
+    work = _Run(config, stages, runs_dir, force, console, command)
     began = time.monotonic()
     with locked(work.folder / ".lock", busy=work.refuse):
         write_atomic(work.folder / "config.yaml", config.to_yaml())
@@ -64,12 +66,19 @@ class _Run:
     """One call of `run`: where things are, and what is made so far."""
 
     def __init__(
-        self, config: Config, stages: Sequence[Stage], runs_dir: Path, force: Sequence[str], console: Console
+        self,
+        config: Config,
+        stages: Sequence[Stage],
+        runs_dir: Path,
+        force: Sequence[str],
+        console: Console,
+        command: str,
     ) -> None:
         self.config = config
         self.stages = stages
         self.force = force
         self.console = console
+        self.command = command
         self.store = Store(runs_dir.absolute())
         self.folder = self.store.runs_dir / config.name
         self.manifest = Manifest.load(self.folder) or Manifest(config.name)
@@ -178,6 +187,8 @@ class _Run:
             progress=self.console,
             hash_file=self.store.hasher.file,
             run_dir=self.folder,
+            command=self.command,
+            commit=commit(),
         )
         try:
             metrics = stage.run(context)

@@ -31,7 +31,8 @@ class Context:
 
     `inputs` holds an absolute path for every label in `Stage.inputs`, `outputs` one in the folder being filled
     for every label in `Stage.outputs`. The folder survives a kill: what a stage finds in `scratch` (checkpoints)
-    is its own, from an earlier attempt at the very same work, and is deleted when the stage is whole.
+    is its own, from an earlier attempt at the very same work, and is deleted when the stage is whole. `command` is what
+    the user gave, `commit` the git commit of this package, if it is known: for the report.
     """
 
     config: Config
@@ -41,6 +42,8 @@ class Context:
     progress: Progress
     hash_file: Callable[[Path], str]
     run_dir: Path
+    command: str
+    commit: str | None
 
 
 def _nothing(_: Config) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ def stage(config: Config) -> Stage:
         inputs={label: f"export/{label}" for label in files},
         outputs={**plans, **sidecars, "engines": "engines.json"},
         reads=("engine",),
-        version=1,
+        version=2,
         run=_run,
         facts=_facts,
         publish={**plans, **sidecars},

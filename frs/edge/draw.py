@@ -24,19 +24,34 @@ def draw_boxes(
     boxes: npt.NDArray[np.floating],
     colour: Colour,
     labels: Sequence[str] | None = None,
+    *,
+    dashed: bool = False,
 ) -> Image.Image:
     """The image (H, W, 3) with boxes (N, 4) xyxy in its pixels, and a label above each where given."""
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
-    width = max(1, round(min(picture.size) / 200))
+    width = max(1, round(min(picture.size) / 160))
+    rectangle = _dashed if dashed else ImageDraw.ImageDraw.rectangle
     font = ImageFont.load_default(max(10, round(min(picture.size) / 40)))
     for i, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
-        draw.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=width)
+        rectangle(draw, (x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=width)
         if labels is not None:
             left, top, right, bottom = draw.textbbox((x0, y0), labels[i], font=font, anchor="lb")
             draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), fill=colour)
             draw.text((x0, y0), labels[i], fill=(0, 0, 0), font=font, anchor="lb")
     return picture
+
+
+def _dashed(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], *, outline: Colour, width: int) -> None:
+    """A rectangle of dashes, each three widths long and three apart."""
+    x0, y0, x1, y1 = box
+    dash = 3 * width
+    for start in np.arange(x0, x1, 2 * dash):
+        for y in (y0, y1):
+            draw.line((start, y, min(start + dash, x1), y), fill=outline, width=width)
+    for start in np.arange(y0, y1, 2 * dash):
+        for x in (x0, x1):
+            draw.line((x, start, x, min(start + dash, y1)), fill=outline, width=width)
 
 
 def draw_heat(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.floating], opacity: float = 0.65) -> Image.Image:

@@ -7,6 +7,7 @@ RTX cards and never on a Jetson.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -37,6 +38,7 @@ class EngineReport:
     proven: str
     message: str | None
     seconds: float
+    plan_sha256: str | None
 
 
 def build_engine(
@@ -73,13 +75,13 @@ def build_engine(
         proven=answer["proven"],
         message=answer["message"],
         seconds=seconds,
+        plan_sha256=hashlib.sha256(data).hexdigest() if data is not None else None,
     )
     if data is not None:
         write_atomically(plan, data)
     sidecar = {
         **asdict(report),
         "onnx_sha256": onnx_sha256,
-        "plan_sha256": sha256_of(plan) if data is not None else None,
         "bytes": len(data) if data is not None else None,
         "workspace_mb": workspace_mb,
         **{key: answer[key] for key in ("gpu", "driver", "profile", "log")},

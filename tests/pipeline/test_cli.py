@@ -36,7 +36,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pipeline.loading, "load_config", lambda path, overrides: lab.config(path.stem))
     monkeypatch.setitem(sys.modules, "stages", module("stages", graph=lambda config: lab.graph()))
-    show = module("stages.report", show=lambda run_dir: f"the table of {run_dir}")
+    show = module("stages.report", show=lambda folders: f"the table of {', '.join(map(str, folders))}")
     monkeypatch.setitem(sys.modules, "stages.report", show)
     return lab
 

@@ -16,6 +16,15 @@ def test_boxes_are_outlined_where_they_are() -> None:
     assert (GREY == 100).all()
 
 
+def test_a_dashed_box_leaves_gaps_and_keeps_its_corners() -> None:
+    drawn = np.asarray(draw_boxes(GREY, np.array([[10.0, 20, 50, 40]]), (255, 0, 0), dashed=True))
+    red = (drawn == [255, 0, 0]).all(axis=-1)
+    assert red[20, 10]
+    for side in (red[20, 10:51], red[40, 10:51], red[20:41, 10], red[20:41, 50]):
+        assert 0.3 < side.mean() < 0.9
+    assert not red[25:36, 15:46].any()
+
+
 def test_a_label_stands_above_its_box_and_a_box_without_area_is_no_error() -> None:
     boxes = np.array([[10.0, 40, 50, 55], [5.0, 30, 5, 30]])
     drawn = np.asarray(draw_boxes(GREY, boxes, (255, 255, 0), ["a tree", "<b>"]))

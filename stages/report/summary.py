@@ -21,8 +21,8 @@ def rows(report: Report) -> list[tuple[str, ...]]:
     table: list[tuple[str, ...]] = []
     for model, facts in report["models"].items():
         scored = accuracy(report, model, "torch", "fp32", "reference")
-        cost = _profile(report, "student" if model == "control" else model)
-        latency = cost["latency_ms"]
+        spent = cost(report, "student" if model == "control" else model)
+        latency = spent["latency_ms"]
         table.append(
             (
                 model,
@@ -31,18 +31,24 @@ def rows(report: Report) -> list[tuple[str, ...]]:
                 number(scored["AP50"]),
                 number(latency["p50"]),
                 number(latency["p99"]),
-                number(cost["peak_memory_mb"], 0),
-                number(cost["artifact_mb"]),
+                number(spent["peak_memory_mb"], 0),
+                number(spent["artifact_mb"]),
             )
         )
     return table
 
 
 def sentence(report: Report) -> str:
-    """The verdict on the distillation in words."""
+    """The verdict on the distillation and how sure it is, in words."""
+    claim, ground = verdict(report)
+    return f"{claim} ({ground})." if ground else f"{claim}."
+
+
+def verdict(report: Report) -> tuple[str, str]:
+    """What the distillation did, and on what ground that is said; the latter is empty where there is no control."""
     distillation = report["distillation"]
     if distillation["verdict"] == "not shown":
-        return "Whether distillation helped was not shown: the run has no control."
+        return "Whether distillation helped was not shown: the run has no control", ""
     low, high = distillation["gain_interval"]
     says = {
         "helped": "Distillation helped",
@@ -50,8 +56,8 @@ def sentence(report: Report) -> str:
         "cannot tell": "Whether distillation helped cannot be told from this run",
     }
     return (
-        f"{says[distillation['verdict']]}: {distillation['gain_AP']:+.1f} AP over the control "
-        f"(95% interval {low:+.1f} to {high:+.1f}, paired over images; one seed)."
+        f"{says[distillation['verdict']]}: {distillation['gain_AP']:+.1f} AP over the control",
+        f"95% interval {low:+.1f} to {high:+.1f}, paired over images; one seed",
     )
 
 
@@ -74,7 +80,7 @@ def table(report: Report, run_dir: Path) -> RenderableType:
         drawn,
         Text(sentence(report)),
         Text(gates + (f"; failed: {', '.join(failed)}" if failed else "")),
-        Text(f"Report: {run_dir / 'report.md'}"),
+        Text(f"Report: {run_dir / 'report.html'}"),
     )
 
 
@@ -89,7 +95,8 @@ def shown_precision(report: Report) -> str:
     return "fp32" if "fp32" in precisions else precisions[0]
 
 
-def _profile(report: Report, model: str) -> dict[str, Any]:
+def cost(report: Report, model: str) -> dict[str, Any]:
+    """The profile of a model's ONNX file of `shown_precision`."""
     wanted = (model, shown_precision(report))
     found: dict[str, Any] = next(p for p in report["profiles"] if (p["model"], p["precision"]) == wanted)
     return found

@@ -1,26 +1,32 @@
-"""report: report.json for tools, report.md and pictures for people; the gates are judged here."""
+"""The stage itself: what was measured is gathered into one document, and the documents for people are made from it."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import hashlib
+import json
 from typing import Any
 
 from pipeline.config import Config
 from pipeline.stage import Context, Metrics, Stage
-from stages.common import VAL_INPUTS, artifacts, read_json, version_of, write_json
-from stages.gates import failures, judge
-from stages.markdown import markdown
+from stages.common import DATA_INPUTS, artifacts, dataset, read_json, version_of, write_json
+from stages.report.gates import failures, judge
+from stages.report.markdown import markdown
 from stages.validate import models
 
-PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "tensorrt-rtx", "pycocotools", "numpy", "pillow")
+PUBLISHED = {"report": "report.json", "text": "report.md", "page": "report.html"}
+PACKAGES = (
+    "frs-pipeline", "torch", "torchvision", "timm", "onnx", "onnxruntime", "tensorrt-rtx", "pycocotools", "numpy", "pillow",
+)  # fmt: skip
 
 
 def stage(config: Config) -> Stage:
     return Stage(
         name="report",
         inputs={
-            **VAL_INPUTS,
+            **DATA_INPUTS,
             **{model: f"{model}/weights" for model in models(config)},
+            **{f"{model}_history": f"{model}/history" for model in models(config)},
+            **{label: f"export/{label}" for label in artifacts(config)},
             "distillation": "student/distillation",
             "parity": "export/parity",
             "engines": "engine/engines",
@@ -28,22 +34,24 @@ def stage(config: Config) -> Stage:
             "predictions": "validate/predictions",
             "profiles": "profile/profiles",
         },
-        outputs={"report": "report.json", "text": "report.md", "pictures": "pictures"},
+        outputs={**PUBLISHED, "pictures": "pictures"},
         reads=("name", "seed", "input", "report", "gates", "control", "export.precisions"),
-        version=1,
+        version=2,
         run=_run,
-        publish={"report": "report.json", "text": "report.md", "pictures": "pictures"},
+        publish={**PUBLISHED, "pictures": "pictures"},
     )
 
 
 def _run(context: Context) -> Metrics:
-    from stages.pictures import draw_pictures
+    from stages.report.page import page
+    from stages.report.pictures import draw_pictures
 
     report = _report(context)
     context.outputs["pictures"].mkdir(exist_ok=True)
     pictures = draw_pictures(context)
     write_json(context.outputs["report"], report)
     context.outputs["text"].write_text(markdown(report, pictures), encoding="utf-8")
+    context.outputs["page"].write_text(page(report, pictures, context.config.to_yaml()), encoding="utf-8")
     return {"verdict": report["distillation"]["verdict"], "failed_gates": failures(report["gates"])}
 
 
@@ -60,10 +68,14 @@ def _report(context: Context) -> dict[str, Any]:
         "name": config.name,
         "created": _now(),
         "seed": config.seed,
+        "command": context.command,
+        "commit": context.commit,
+        "config": config.model_dump(mode="json"),
         "environment": {
             "machine": describe_machine(),
             "packages": {name: version for name in PACKAGES if (version := version_of(name))},
         },
+        "data": {split: _data(context, split) for split in ("train", "val")},
         "classes": described["teacher"].pop("classes"),
         "models": {model: {k: v for k, v in facts.items() if k != "classes"} for model, facts in described.items()},
         "distillation": {
@@ -72,11 +84,34 @@ def _report(context: Context) -> dict[str, Any]:
             "gain_interval": [gain["low"], gain["high"]] if gain else None,
             "verdict": gain["verdict"] if gain else "not shown",
         },
+        "training": {model: read_json(context.inputs[f"{model}_history"]) for model in models(config)},
+        "files": [
+            *(_file(context, model, model, "weights") for model in models(config)),
+            *(_file(context, label, *label.split("_")) for label in artifacts(config)),
+        ],
         "accuracy": scored["accuracy"],
         "profiles": read_json(context.inputs["profiles"]),
         "engines": read_json(context.inputs["engines"]),
         "gates": judge(config.gates, parity, scored, artifacts(config)),
     }
+
+
+def _data(context: Context, split: str) -> dict[str, Any]:
+    """sha256: of the annotations as they were understood and of the images: figures on the same ones can be compared."""
+    data = dataset(context, split)
+    content = [context.hash_file(context.inputs[split]), read_json(context.inputs["image_hashes"])[split]]
+    return {
+        "images": len(data.images),
+        "boxes": sum(len(image.boxes) for image in data.images),
+        "sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
+    }
+
+
+def _file(context: Context, label: str, model: str, kind: str) -> dict[str, Any]:
+    """kind: "weights", or the precision of an ONNX file."""
+    path = context.inputs[label]
+    size, sha256 = path.stat().st_size, context.hash_file(path)
+    return {"model": model, "kind": kind, "file": path.name, "bytes": size, "sha256": sha256}
 
 
 def _describe(context: Context, model: str) -> dict[str, Any]:
@@ -97,17 +132,3 @@ def _now() -> str:
     from datetime import datetime, timezone
 
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def show(run_dir: Path) -> Any:
-    """The table of a finished run, as something that rich can print.
-
-    Raises FrsError when the run has no report.
-    """
-    from frs.errors import FrsError
-    from stages.summary import table
-
-    path = run_dir / "report.json"
-    if not path.exists():
-        raise FrsError(f"{path}: there is no report; finish the run with `frs-pipeline run`")
-    return table(read_json(path), run_dir)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import GatesConfig
-from stages.gates import failures, judge
+from stages.report.gates import failures, judge
 
 PARITY = {"student_fp32": {"boxes": 400, "unmatched": 0.0025, "score_p95": 0.001, "box_p95": 0.2}}
 SCORED: dict[str, Any] = {

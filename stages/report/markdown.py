@@ -1,0 +1,96 @@
+"""report.md, from report.json and the pictures."""
+
+from __future__ import annotations
+
+import html
+
+from stages.report.pictures import Picture, Pictures
+from stages.report.summary import Report, sentence, shown_precision
+from stages.report.tables import (
+    Table,
+    accuracy_table,
+    class_table,
+    data_table,
+    environment,
+    files_table,
+    gates_table,
+    latency_table,
+    models_table,
+    not_measured,
+    taught,
+)
+
+
+def markdown(report: Report, pictures: Pictures) -> str:
+    """The report for people, where HTML cannot be opened; report.html has the curves besides."""
+    failed = [gate["name"] for gate in report["gates"] if not gate["passed"]]
+    parts = [
+        f"# {safe(report['name'])}",
+        f"**{sentence(report)}**",
+        *([f"**Gates failed: {safe(', '.join(failed))}**"] if failed else []),
+        _grid(models_table(report)),
+        f"AP in percent in torch with exact NMS; latency, memory and size of the {shown_precision(report)} ONNX file on "
+        f"{_hardware(report)}. The control is the student's network, so its cost is the student's.",
+        "## Accuracy of every artifact",
+        _grid(accuracy_table(report)),
+        f"COCO AP in percent on {report['data']['val']['images']} validation images.",
+        *(["### AP by class", _grid(class_table(report))] if len(report["classes"]) > 1 else []),
+        "## Latency and memory",
+        _grid(latency_table(report)),
+        _timed(report),
+        "## Files",
+        _grid(files_table(report)),
+        "## Distillation",
+        f"{report['distillation']['method'].upper()}, {taught(report)}.",
+        "## Gates",
+        _grid(gates_table(report)),
+        *_pictures(pictures),
+        "## How to make it again",
+        safe(report["command"]),
+        f"Seed {report['seed']}, commit {report['commit'] or 'unknown'}, {report['created']}; `config.yaml` beside this file "
+        "is the configuration with every default.",
+        _grid(data_table(report)),
+        _grid(Table(("", ""), list(environment(report)))),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def safe(text: str) -> str:
+    """Text from outside (class names, file names, messages) as Markdown that cannot become markup."""
+    flat = " ".join(html.escape(text, quote=False).split())
+    return "".join("\\" + c if c in "\\`*_[]|#!" else c for c in flat)
+
+
+def _timed(report: Report) -> str:
+    first = report["profiles"][0]
+    return (
+        f"End to end from the decoded photograph to boxes in its pixels, batch {first['batch']}, "
+        f"{first['latency_ms']['runs']} runs each, every file in a process of its own, the files in turn. Memory is the peak "
+        f"above the process before the file was opened. Not measured: {safe(not_measured(report)) or 'nothing'}."
+    )
+
+
+def _pictures(pictures: Pictures) -> list[str]:
+    parts: list[str] = []
+    for title, shown in (
+        ("Where the student gained most on its control", pictures.wins),
+        ("Where it lost most", pictures.losses),
+        ("Where the teacher's features are rich", pictures.maps),
+    ):
+        if shown:
+            parts += [f"## {title}", *(_picture(picture) for picture in shown)]
+    return parts
+
+
+def _picture(picture: Picture) -> str:
+    return f"![Panels of {safe(picture.image)}]({picture.file})\n\n{safe(picture.image)}: {picture.caption}"
+
+
+def _hardware(report: Report) -> str:
+    machine = report["environment"]["machine"]
+    return f"{safe(str(machine['cpu']))}, {report['profiles'][0]['threads']} threads"
+
+
+def _grid(table: Table) -> str:
+    lines = [table.header, ["---"] * len(table.header), *([safe(cell) for cell in row] for row in table.rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,81 @@
+"""report.html: one file that opens from disk, asks nothing of any network and runs no script."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from stages.report import tables
+from stages.report.charts import charts
+from stages.report.pictures import COLOURS, Pictures
+from stages.report.summary import Report, accuracy, cost, number, shown_precision, verdict
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_PANEL = 480
+"""Longest side of a photograph in the page, in pixels."""
+_TABLES = ("models", "class", "accuracy", "latency", "files", "gates", "data")
+_TONES = {"helped": "good", "hurt": "bad"}
+
+
+def page(report: Report, pictures: Pictures, config: str) -> str:
+    """The report for people; `config` is the resolved configuration as YAML. The template escapes everything."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("stages.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"number": number, "jpeg": _jpeg, "thousands": "{:,}".format}
+    return environment.get_template("report.html").render(
+        report=report,
+        pictures=pictures,
+        config=config,
+        verdict=verdict(report),
+        tone=_TONES.get(report["distillation"]["verdict"], "open"),
+        failed=[gate for gate in report["gates"] if not gate["passed"]],
+        facts=list(_facts(report)),
+        shown=shown_precision(report),
+        charts={name: Markup(svg) for name, svg in charts(report).items()},
+        taught=tables.taught(report),
+        tables={name: getattr(tables, f"{name}_table")(report) for name in _TABLES},
+        not_measured=tables.not_measured(report),
+        environment=list(tables.environment(report)),
+        colours={name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in COLOURS.items()},
+    )
+
+
+def _facts(report: Report) -> Iterator[tuple[str, str, str]]:
+    """What the student reaches and costs beside the teacher: (label, figure, comparison)."""
+    models = report["models"]
+    aps = {model: accuracy(report, model, "torch", "fp32", "reference")["AP"] for model in ("teacher", "student")}
+    costs = {model: cost(report, model) for model in ("teacher", "student")}
+    yield "AP of the student", number(aps["student"]), f"teacher {number(aps['teacher'])}"
+    for label, unit, of in (
+        ("parameters", " M", {model: models[model]["params"] / 1e6 for model in costs}),
+        ("latency, p50", " ms", {model: each["latency_ms"]["p50"] for model, each in costs.items()}),
+        ("peak memory", " MB", {model: each["peak_memory_mb"] for model, each in costs.items()}),
+    ):
+        yield label, number(of["student"]) + unit, _share(of["student"], of["teacher"], unit)
+
+
+def _share(student: float | None, teacher: float | None, unit: str) -> str:
+    if not student or not teacher:
+        return f"teacher {number(teacher)}{unit}"
+    return f"{student / teacher:.0%} of the teacher's {number(teacher)}{unit}"
+
+
+def _jpeg(picture: Image) -> str:
+    """A picture as a data URI."""
+    small = picture.copy()
+    small.thumbnail((_PANEL, _PANEL))
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,198 @@
+"""Validation pictures: where the teacher's features are rich, and where the student does better or worse than its control."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.stage import Context
+from stages.common import dataset, read_json
+from stages.validate import models
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from PIL.Image import Image
+
+    from frs.data import CocoDataset, CocoImage
+    from frs.detectors import Detector
+    from frs.evaluation.images import ImageMatches
+
+    Matches = Mapping[str, Mapping[int, ImageMatches]]
+
+# Okabe and Ito's colours, told apart by the colour-blind too; what was missed is dashed besides.
+COLOURS = {"found": (86, 180, 233), "missed": (240, 228, 66), "false": (255, 94, 0)}
+_TRUTH = (255, 255, 255)
+_SMALLEST = 640
+"""A photograph whose longer side has fewer pixels is enlarged before it is drawn on, so that lines are thin beside it."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One photograph in several panels (title, image); file: under the run folder; image: the photograph's name."""
+
+    file: str
+    image: str
+    caption: str
+    panels: tuple[tuple[str, Image], ...]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """All pictures of a report. thresholds: model -> score below which its boxes are not drawn."""
+
+    maps: tuple[Picture, ...]
+    wins: tuple[Picture, ...]
+    losses: tuple[Picture, ...]
+    thresholds: Mapping[str, float]
+
+
+def draw_pictures(context: Context) -> Pictures:
+    """Draw them, and write each as `pictures/<name>.png`, its panels side by side."""
+    from frs.edge.draw import side_by_side
+    from frs.evaluation.images import best_threshold, match_images
+
+    data = dataset(context, "val")
+    matches = {
+        model: match_images(
+            context.inputs["val"], read_json(context.inputs["predictions"] / f"{model}-torch-fp32-reference.json")
+        )
+        for model in models(context.config)
+    }
+    given = context.config.report.score
+    thresholds = {model: best_threshold(found) if given is None else given for model, found in matches.items()}
+    maps = _maps(context, data, matches, thresholds)
+    better, worse = _extremes(data.images, matches, thresholds, context.config.report.pictures)
+    pictures = Pictures(
+        maps,
+        _contrasts("win", data, better, matches, thresholds),
+        _contrasts("loss", data, worse, matches, thresholds),
+        thresholds,
+    )
+    for picture in (*pictures.maps, *pictures.wins, *pictures.losses):
+        side_by_side(picture.panels).save(context.outputs["pictures"].parent / picture.file)
+    return pictures
+
+
+def _maps(
+    context: Context, data: CocoDataset, matches: Matches, thresholds: Mapping[str, float]
+) -> tuple[Picture, ...]:
+    """The images with the most, the median and the fewest objects, and so on evenly between: by a rule, not by eye."""
+    from frs.detectors import load_detector
+    from frs.edge.draw import draw_boxes, draw_heat
+
+    teacher = load_detector(context.inputs["teacher"]).eval()
+    drawn = []
+    for number, image in enumerate(_spread(data.images, context.config.report.pictures), start=1):
+        pixels = data.load(image)
+        large, factor = _enlarged(pixels)
+        truth = image.boxes[~image.crowd]
+        panels = (
+            (f"ground truth: {len(truth)}", draw_boxes(large, factor * truth, _TRUTH)),
+            *(_panel(model, pixels, matches[model][image.id], thresholds[model]) for model in ("teacher", "student")),
+            ("feature richness", draw_heat(large, _richness(context, teacher, pixels, large.shape[:2]))),
+        )
+        drawn.append(Picture(f"pictures/{number}.png", image.file_name, f"{len(truth)} objects", panels))
+    return tuple(drawn)
+
+
+def _spread(images: Sequence[CocoImage], count: int) -> list[CocoImage]:
+    ranked = sorted((i for i in images if len(i.boxes)), key=lambda image: (-len(image.boxes), image.id))
+    count = min(count, len(ranked))
+    last = len(ranked) - 1
+    return [ranked[round(k * last / max(1, count - 1))] for k in range(count)]
+
+
+def _extremes(
+    images: Sequence[CocoImage], matches: Matches, thresholds: Mapping[str, float], count: int
+) -> tuple[list[CocoImage], list[CocoImage]]:
+    """The images on which the student makes fewest and most errors more than the control; none where both make as many."""
+    if "control" not in matches:
+        return [], []
+    change = {
+        image.id: matches["student"][image.id].tally(thresholds["student"]).errors
+        - matches["control"][image.id].tally(thresholds["control"]).errors
+        for image in images
+    }
+    ranked = sorted(images, key=lambda image: (change[image.id], image.id))
+    better = [image for image in ranked if change[image.id] < 0][:count]
+    worse = [image for image in reversed(ranked) if change[image.id] > 0][:count]
+    return better, worse
+
+
+def _contrasts(
+    kind: str,
+    data: CocoDataset,
+    images: Sequence[CocoImage],
+    matches: Matches,
+    thresholds: Mapping[str, float],
+) -> tuple[Picture, ...]:
+    drawn = []
+    for number, image in enumerate(images, start=1):
+        pixels = data.load(image)
+        panels = tuple(
+            _panel(model, pixels, matches[model][image.id], thresholds[model]) for model in ("control", "student")
+        )
+        drawn.append(
+            Picture(f"pictures/{kind}-{number}.png", image.file_name, _change(image, matches, thresholds), panels)
+        )
+    return tuple(drawn)
+
+
+def _change(image: CocoImage, matches: Matches, thresholds: Mapping[str, float]) -> str:
+    errors = {model: matches[model][image.id].tally(thresholds[model]).errors for model in ("control", "student")}
+    return f"{errors['student']} errors of the student, {errors['control']} of the control"
+
+
+def _panel(model: str, pixels: npt.NDArray[np.uint8], found: ImageMatches, threshold: float) -> tuple[str, Image]:
+    import numpy as np
+
+    from frs.edge.draw import draw_boxes
+
+    large, factor = _enlarged(pixels)
+    kept = found.scores >= threshold
+    for colour, boxes in (
+        ("missed", found.objects[found.found_at < threshold]),
+        ("false", found.boxes[kept & ~found.hit]),
+        ("found", found.boxes[kept & found.hit]),
+    ):
+        picture = draw_boxes(large, factor * boxes, COLOURS[colour], dashed=colour == "missed")
+        large = np.asarray(picture)
+    tally = found.tally(threshold)
+    return f"{model}: {tally.found} found, {tally.missed} missed, {tally.false} false", picture
+
+
+def _enlarged(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], int]:
+    """The photograph, enlarged by a whole factor where it is small, and the factor."""
+    import numpy as np
+    from PIL import Image
+
+    height, width = pixels.shape[:2]
+    factor = max(1, -(-_SMALLEST // max(height, width)))
+    large = Image.fromarray(pixels).resize((width * factor, height * factor), Image.Resampling.BICUBIC)
+    return np.asarray(large), factor
+
+
+def _richness(
+    context: Context, teacher: Detector, pixels: npt.NDArray[np.uint8], shape: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
+    """The score S of every level, brought to a picture's (height, width); the highest of them at each pixel."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    from frs.distill import feature_richness
+    from frs.edge.image import letterbox, to_nchw
+
+    size = context.config.input
+    boxed, mapping = letterbox(pixels, size.height, size.width)
+    with torch.inference_mode():
+        features = teacher.features(teacher.normalize(torch.from_numpy(to_nchw([boxed]))))
+        levels = [
+            interpolate(feature_richness(logits)[:, None], (size.height, size.width), mode="bilinear")
+            for logits in teacher.class_logits(features)
+        ]
+        highest = torch.stack(levels).amax(0)[:, :, : mapping.content_height, : mapping.content_width]
+        fitted = interpolate(highest, shape, mode="bilinear")
+    heat: npt.NDArray[np.float32] = fitted[0, 0].numpy()
+    return heat

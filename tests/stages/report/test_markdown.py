@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import html
+import re
+
+import pytest
+
+from stages.report.markdown import markdown, safe
+from stages.report.summary import rows, sentence
+from tests.stages.report.lab import NO_PICTURES, pictures, report
+
+
+def test_the_control_costs_what_the_student_costs() -> None:
+    by_model = {row[0]: row[1:] for row in rows(report())}
+    assert by_model["control"] == ("1.00 M", "30.0", "60.0", "10.0", "12.0", "50", "4.0")
+    assert by_model["student"][3:] == by_model["control"][3:]
+
+
+def test_without_fp32_the_table_shows_what_was_exported() -> None:
+    made = report()
+    made["profiles"] = [{**profile, "precision": "fp16"} for profile in made["profiles"]]
+    assert rows(made)[0][4:6] == ("10.0", "12.0")
+    assert "size of the fp16 ONNX file" in markdown(made, NO_PICTURES)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        ("helped", "Distillation helped: +2.5 AP over the control (95% interval +1.0 to +4.0"),
+        ("hurt", "Distillation hurt: +2.5 AP"),
+        ("cannot tell", "cannot be told from this run: +2.5 AP"),
+        ("not shown", "was not shown: the run has no control"),
+    ],
+)
+def test_the_verdict_in_words(verdict: str, words: str) -> None:
+    assert words in sentence(report(distillation={**report()["distillation"], "verdict": verdict}))
+
+
+def test_text_from_outside_cannot_become_markup() -> None:
+    text = markdown(report(), pictures("photo](http://x)<img>.png"))
+    assert "<script>" not in text
+    assert "<b>" not in text
+    assert "<img>" not in text
+    assert not re.search(r"(?<!\\)\]\(http", text)
+    assert "a\\|b" in text
+
+
+def test_every_table_is_rectangular() -> None:
+    for block in re.findall(r"(?:^\|.*\n)+", markdown(report(), NO_PICTURES), flags=re.MULTILINE):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(widths) == 1, block
+
+
+def test_what_was_not_measured_is_a_dash() -> None:
+    text = markdown(report(), NO_PICTURES)
+    assert "| gain | 1 | – | 3 | no |" in text
+    assert "| student fp32 engine | not built: no &lt;b&gt;builder&lt;/b&gt; here | – | – |" in text
+
+
+def test_safe_keeps_the_words() -> None:
+    assert html.unescape(safe("a <b> & `c`").replace("\\", "")) == "a <b> & `c`"
