@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from frs.errors import DataError
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Of the files in a folder that are taken for images."""
 BOX_COLOUR = (255, 196, 0)
 
 
 def run_predict(artifact: Path, images: Sequence[Path], out: Path, score: float) -> list[dict[str, Any]]:
     """Detect in each image, write it with its boxes to `out/<name>.png`, and return what was found.
 
-    Boxes are [x, y, width, height] in pixels of the image, as in COCO; detections below `score` are left out. Raises
-    FrsError for a file that is not ours or an image that cannot be read.
+    A folder stands for the images that lie in it, by name. Boxes are [x, y, width, height] in pixels of the image, as in
+    COCO; detections below `score` are left out. Raises FrsError for a file that is not ours or an image that cannot be read.
     """
     from frs.edge.draw import draw_boxes
     from frs.edge.image import letterbox, load_image, to_nchw
@@ -23,7 +27,8 @@ def run_predict(artifact: Path, images: Sequence[Path], out: Path, score: float)
     info = session.info
     out.mkdir(parents=True, exist_ok=True)
     answers = []
-    for path, target in zip(images, _targets(images, out), strict=True):
+    found_images = list(_images(images))
+    for path, target in zip(found_images, _targets(found_images, out), strict=True):
         image = load_image(path)
         boxed, mapping = letterbox(image, info.height, info.width)
         found = session.predict(to_nchw([boxed] * (session.batch or 1)))[0]
@@ -48,6 +53,17 @@ def run_predict(artifact: Path, images: Sequence[Path], out: Path, score: float)
             }
         )
     return answers
+
+
+def _images(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        inside = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES)
+        if not inside:
+            raise DataError(f"{path}: there is no image in this folder ({', '.join(sorted(SUFFIXES))}); name another")
+        yield from inside
 
 
 def _targets(images: Sequence[Path], out: Path) -> list[Path]:

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 import pytest
+import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from safetensors import safe_open
 
 from tests.stages.conftest import SMALL, frs_pipeline
+from tests.stages.report.browser import CHROMIUM, visit
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +38,15 @@ def test_what_a_person_takes_away_lies_in_the_run_folder(finished: Path) -> None
         assert {
             f"{model}{suffix}" for suffix in (".onnx", ".fp16.onnx", ".plan", ".fp16.plan", ".safetensors")
         } <= names
-    assert {"report.json", "report.md", "pictures", "predictions", "manifest.json", "config.yaml"} <= names
+    assert {
+        "report.json",
+        "report.md",
+        "report.html",
+        "pictures",
+        "predictions",
+        "manifest.json",
+        "config.yaml",
+    } <= names
 
 
 def test_the_terminal_ends_with_table_verdict_and_report(workplace: Path) -> None:
@@ -42,14 +54,14 @@ def test_the_terminal_ends_with_table_verdict_and_report(workplace: Path) -> Non
     for words in ("teacher", "control", "student", "params", "AP50", "p99 ms", "memory MB", "file MB"):
         assert words in text
     assert "istillation" in text
-    assert "runs/small/report.md" in text
+    assert "runs/small/report.html" in text
 
 
 def test_report_json_keeps_its_schema(report: dict[str, Any]) -> None:
     assert report["schema"] == 1
     assert set(report) == {
-        "schema", "name", "created", "seed", "environment", "classes", "models", "distillation", "accuracy",
-        "profiles", "engines", "gates",
+        "schema", "name", "created", "seed", "command", "commit", "config", "environment", "data", "classes", "models",
+        "distillation", "training", "files", "accuracy", "profiles", "engines", "gates",
     }  # fmt: skip
     assert set(report["models"]) == {"teacher", "control", "student"}
     assert report["models"]["control"] == report["models"]["student"]
@@ -140,12 +152,39 @@ def test_student_and_control_start_alike_and_end_apart(finished: Path) -> None:
     assert math.isclose(first[0]["classification"], first[1]["classification"], rel_tol=0.2)
 
 
-def test_the_report_shows_three_pictures(finished: Path) -> None:
+def test_the_report_shows_its_pictures(finished: Path) -> None:
     text = (finished / "report.md").read_text()
     for number in (1, 2, 3):
         assert f"pictures/{number}.png" in text
         picture = Image.open(finished / "pictures" / f"{number}.png")
         assert picture.width > 3 * picture.height, "four panels in a row"
+    written = {f"pictures/{path.name}" for path in (finished / "pictures").iterdir()}
+    assert written == set(re.findall(r"\]\((pictures/[^)]*)\)", text)), "each is shown, none is left over"
+
+
+def test_the_report_says_how_it_was_made(finished: Path, report: dict[str, Any]) -> None:
+    assert report["command"].startswith("frs-pipeline run ")
+    assert report["command"].endswith("small.yaml --runs-dir runs")
+    assert report["config"] == yaml.safe_load((finished / "config.yaml").read_text())
+    assert len(report["data"]["val"]["sha256"]) == 64
+    assert [len(report["training"][model]) for model in ("teacher", "control", "student")] == [2, 2, 2]
+
+
+def test_every_file_is_listed_with_the_hash_that_it_has(finished: Path, report: dict[str, Any]) -> None:
+    named = {each["file"]: each["sha256"] for each in report["files"]}
+    assert len(named) == 3 + 4
+    for engine in report["engines"]:
+        half = ".fp16" if engine["precision"] == "fp16" else ""
+        named[f"{engine['model']}{half}.plan"] = engine["plan_sha256"]
+    for name, sha256 in named.items():
+        assert hashlib.sha256((finished / name).read_bytes()).hexdigest() == sha256
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (Debian: apt-get install chromium)")
+def test_the_page_opens_in_a_browser_in_silence(finished: Path, tmp_path: Path) -> None:
+    seen = visit(finished / "report.html", tmp_path)
+    assert (seen.console, seen.requests) == ([], [])
+    assert "over the control" in seen.dom
 
 
 def test_a_second_run_does_no_work(workplace: Path, finished: Path) -> None:
@@ -190,6 +229,18 @@ def test_predict_draws_and_prints(workplace: Path, finished: Path) -> None:
         assert min(x, y, w, h) >= 0
         assert x + w <= 160
         assert y + h <= 160
+
+
+def test_predict_takes_a_folder(workplace: Path, finished: Path, tmp_path: Path) -> None:
+    folder = entry(finished, "data") / "images" / "val"
+    done = frs_pipeline("predict", finished / "student.onnx", folder, "--out", tmp_path / "drawn", cwd=workplace)
+    names = sorted(path.name for path in folder.iterdir())
+    assert [Path(answer["image"]).name for answer in json.loads(done.stdout)] == names
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == names
+    (tmp_path / "empty").mkdir()
+    refused = frs_pipeline("predict", finished / "student.onnx", tmp_path / "empty", cwd=workplace, check=False)
+    assert refused.returncode == 1
+    assert f"{tmp_path / 'empty'}: there is no image in this folder (.bmp, .jpeg," in refused.stderr
 
 
 def test_gc_keeps_what_the_run_names(workplace: Path, finished: Path) -> None:
