@@ -151,6 +151,31 @@ def main(debug: bool) -> None:
     """Distil a heavy object detector into one that runs on an edge device, and prove what was won and lost."""
 
 
+@main.command()
+@click.option("--coco", required=True, type=click.Path(path_type=Path), help="Annotations of your images, COCO's JSON.")
+@click.option(
+    "--images", required=True, type=click.Path(path_type=Path), help="Folder that its file names are relative to."
+)
+@click.option(
+    "--val-coco", type=click.Path(path_type=Path), help="Annotations of validation images; else some are set aside."
+)
+@click.option("--val-images", type=click.Path(path_type=Path), help="Their folder, where it is not that of --images.")
+@click.option("--out", type=click.Path(path_type=Path), help="The file to write; by default NAME.yaml.")
+@click.option("--name", help='Name of the run; by default that of --out, or "mine".')
+def init(
+    coco: Path, images: Path, val_coco: Path | None, val_images: Path | None, out: Path | None, name: str | None
+) -> None:
+    """Write a commented configuration for your data set, with sizes, anchors and batch chosen from it."""
+    from stages.init import run_init
+
+    if val_images and not val_coco:
+        raise click.UsageError("--val-images needs --val-coco, the annotations of these images.")
+    val = (val_coco, val_images or images) if val_coco else None
+    with open_console() as console:
+        for line in run_init(coco, images, val=val, out=out, name=name):
+            console.print(line)
+
+
 @main.command(epilog=_EPILOG)
 @_what_to_run
 def run(config: Path, overrides: tuple[str, ...], until: str | None, force: tuple[str, ...], runs_dir: Path) -> None:

@@ -14,6 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 BACKBONE_SOURCES = ("imagenet", "package:")
 """A `weights` value that begins so is a name; anything else is a file."""
 
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
 
 def _resolve(path: Path, info: ValidationInfo) -> Path:
     folder: Path = (info.context or {}).get("folder", Path.cwd())
@@ -239,7 +241,7 @@ class Config(Section):
 
     version: Literal[1] = Field(description="the schema this file is written for")
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        pattern=RUN_NAME,
         description="of the run, and of its folder: letters, digits, . _ -",
     )
     seed: int = Field(0, ge=0, lt=2**31)
