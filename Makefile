@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 CONSTRAINTS ?= -c requirements.lock
 EXTRAS := train,ort,rtx,dev
 
-.PHONY: quickstart test lint lock clean
+.PHONY: quickstart test lint docs lock clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/frs-pipeline run configs/quickstart.yaml
@@ -21,6 +21,9 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/mypy --strict -p pipeline -p stages
+
+docs: $(INSTALLED)
+	$(BIN)/python -m pipeline.reference docs
 
 lock: $(INSTALLED)
 	$(BIN)/pip-compile --quiet --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-options \

@@ -114,7 +114,11 @@ def _explanation(error: Exception) -> tuple[int, str]:
 
 def _config_argument(command: Command) -> Command:
     overrides = click.option(
-        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. student.train.epochs=12."
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a key, e.g. student.train.epochs=12; may be repeated.",
     )
     path = click.argument("config", type=click.Path(path_type=Path))
     return path(overrides(command))
@@ -204,7 +208,7 @@ def run(config: Path, overrides: tuple[str, ...], until: str | None, force: tupl
 @main.command()
 @_what_to_run
 def plan(config: Path, overrides: tuple[str, ...], until: str | None, force: tuple[str, ...], runs_dir: Path) -> None:
-    """Show what `run` would do, and why. Runs nothing."""
+    """Show what `run` would do with CONFIG, and why. Runs nothing."""
     from pipeline.plan import plan as make_plan
 
     settings, graph = _load(config, overrides)
@@ -218,7 +222,7 @@ def plan(config: Path, overrides: tuple[str, ...], until: str | None, force: tup
 @main.command()
 @_config_argument
 def check(config: Path, overrides: tuple[str, ...]) -> None:
-    """Check the configuration, data, weights and environment. Runs nothing."""
+    """Check CONFIG, and the data, weights and environment that it needs. Runs nothing."""
     from stages.check import run_check
 
     settings, _ = _load(config, overrides)

