@@ -196,7 +196,7 @@ def test_gc_reports_bytes(lab: Lab) -> None:
 
 def test_help_names_commands_and_exit_codes() -> None:
     text = call("--help").stdout
-    for command in ("run", "plan", "check", "report", "predict", "gc"):
+    for command in ("init", "run", "plan", "check", "report", "predict", "gc"):
         assert f"\n  {command} " in text
         assert call(command, "--help").exit_code == 0
     for line in ("0  done", "2  a faulty configuration", "3  a gate", "4  another process", "130, 143  interrupted"):

@@ -63,5 +63,6 @@ def test_the_five_steps_work_as_they_are_written(tmp_path: Path) -> None:
     assert "FAULT" not in said["check"]
     assert re.search(r"^data +run +never run$", said["plan"], re.MULTILINE)
     assert "student" in said["report"]
+    assert (tmp_path / "runs/mine/report.html").is_file()
     assert json.loads(said["predict"])[0]["image"] == "photos/1.jpg"
     assert (tmp_path / "predictions/1.png").is_file()
