@@ -119,7 +119,7 @@ def run_init(
     NAME.val.json beside it. Returns what is to be said of it. Raises ConfigError for a file that is there already or a name
     that a run cannot have, DataError for a data set that cannot be used.
     """
-    from frs.data import read_coco, write_coco
+    from frs.data import read_coco
     from frs.data.split import split_dataset
 
     name = name or (re.sub(r"[^A-Za-z0-9._-]+", "-", out.stem) if out else "mine")
@@ -143,9 +143,7 @@ def run_init(
         reason = _split_reason(train.data, held.data)
     values = {"name": quoted(name), **_data_values(train, held, out.parent.resolve()), **_model_values(train, held)}
     text = _TEMPLATE.substitute(values, split_reason=_comment(reason))
-    for split in (train, held) if made else ():
-        write_coco(split.data, split.annotations)
-    write_atomic(out, text)
+    _write([] if val else [train, held], out, text)
     return [
         f"train: {values['images']}, {values['objects']}, {values['classes']}. {reason}",
         f"input {values['width']} x {values['height']}, anchors of {values['smallest']} to {values['largest']} px, batch "
@@ -160,6 +158,19 @@ def _refuse_to_overwrite(files: Sequence[Path]) -> None:
             raise ConfigError(f"{file} is there already; choose another --out or --name, or remove it")
         if not file.parent.is_dir():
             raise ConfigError(f"{file.parent}: there is no such folder; make it, or choose another --out")
+
+
+def _write(splits: Sequence[Split], out: Path, text: str) -> None:
+    from frs.data import write_coco
+
+    try:
+        for split in splits:
+            write_coco(split.data, split.annotations)
+        write_atomic(out, text)
+    except BaseException:  # a full disk, Ctrl-C: half of it would keep the next call from writing the whole
+        for file in (*(split.annotations for split in splits), out):
+            file.unlink(missing_ok=True)
+        raise
 
 
 def _data_values(train: Split, val: Split, folder: Path) -> dict[str, Any]:
@@ -291,7 +302,7 @@ def _drop_reason(facts: Facts, drop: bool) -> str:
 
 def _flip(names: Sequence[str]) -> tuple[bool, str]:
     for name in names:
-        if {"left", "right"} & set(re.findall("[a-z]+", name.lower())) or re.fullmatch(r"\s*\w\s*", name):
+        if {"left", "right"} & set(re.findall("[a-z]+", name.lower())) or re.fullmatch(r"\s*[A-Za-z0-9]\s*", name):
             return False, f"The mirror image of {_names([name])} could be of another class, or of none."
     return True, "Set it to false where a mirror image would be of another class, as with writing."
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -195,6 +197,17 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         init(tmp_path, out=tmp_path / "gone/mine.yaml")
     with pytest.raises(ConfigError, match="a run's name is up to 64 letters"):
         init(tmp_path, name="../mine")
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+    photographs(tmp_path, [[0]] * 40, ["cat"], (320, 240))
+    words = ("init", "--coco", "annotations.json", "--images", "images")
+    limited = f"ulimit -f 4; exec {sys.executable} -m pipeline.cli {' '.join(words)}"  # 4 KiB a file; train.json is 6
+    done = subprocess.run(["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["annotations.json", "images"]
+    frs_pipeline(*words, cwd=tmp_path)
 
 
 def test_the_same_data_set_gives_the_same_bytes(tmp_path: Path) -> None:
