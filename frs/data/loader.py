@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,10 +17,13 @@ from frs.data.coco import CocoDataset, CocoImage
 from frs.data.transforms import Augment
 from frs.detectors.base import Targets
 from frs.edge.image import Letterbox, letterbox, to_nchw
-from frs.errors import DataError
+from frs.errors import DataError, TrainingError
 
 CACHE_BYTES = 2**30
 """A training set that fits in this at its input size is decoded once and kept."""
+
+_PATIENCE = 300
+"""Seconds until a process that does not answer is given up."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +81,47 @@ class TrainingLoader:
             [(epoch, int(index)) for index in order[step * self.batch : (step + 1) * self.batch]]
             for step in range(start_step, self.steps_per_epoch)
         ]
-        # timeout: a worker that hangs is an error; one that dies is reported by torch itself.
+        # timeout: a worker that hangs is an error; one that dies is reported by torch itself (see worker_error).
         for made in DataLoader(
             self.samples,
             batch_sampler=batches,
             collate_fn=_collate,
             num_workers=self.workers,
-            timeout=300 if self.workers else 0,
+            worker_init_fn=_leave_quietly,
+            timeout=_PATIENCE if self.workers else 0,
         ):
             if isinstance(made, DataError):
                 raise made
             yield made
+
+
+def _leave_quietly(_worker: int) -> None:
+    """A signal to the whole group of processes is for the training to answer; its workers end without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
+
+def worker_error(error: RuntimeError) -> TrainingError | None:
+    """What torch says of a dead, hanging or starved loader process, in words for the user; None of any other error."""
+    text = str(error)
+    if "DataLoader" not in text:
+        return None
+    if "Bus error" in text or "No space left on device" in text or "shared memory" in text:
+        return TrainingError(
+            "the shared memory (/dev/shm) through which train.workers hand over their images is full; lower train.workers "
+            "(0 needs none), or give the container more (--shm-size=2g); the same command continues"
+        )
+    if "timed out" in text:
+        return TrainingError(
+            f"a process that loads images has not answered for {_PATIENCE} s; look at the disk that the images are on, or "
+            "set train.workers to 0; the same command continues"
+        )
+    if "exited unexpectedly" in text or "killed by signal" in text:
+        return TrainingError(
+            f"a process that loads images has died ({text.splitlines()[0].rstrip('. ')}); if memory ran out, lower "
+            "train.workers; the same command continues"
+        )
+    return None
 
 
 class _Samples(Dataset["Sample | DataError"]):

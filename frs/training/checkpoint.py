@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from frs.errors import TrainingError
-
-FILE = "checkpoint.pt"
+FILE, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+_DAMAGED = (
+    RuntimeError, EOFError, OSError, TypeError, ValueError, KeyError, AttributeError, NotImplementedError,
+    pickle.UnpicklingError, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """The state after `step` optimiser steps.
 
-    objective, optimizer: state dicts; history: the epochs so far; sums: the running means of the epoch that is under
-    way. Order and augmentation of the data follow from the step alone, and so does every random layer.
+    objective, optimizer: state dicts; history: the epochs so far; sums, figures: the running sums and the last figures of
+    the epoch that is under way. Order and augmentation of the data follow from the step alone, and so does every random
+    layer.
     """
 
     step: int
@@ -28,28 +33,38 @@ class Checkpoint:
     optimizer: dict[str, Any]
     history: list[dict[str, Any]]
     sums: dict[str, float]
+    figures: dict[str, float]
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Replace the folder's checkpoint in one step: a kill at any moment leaves the old one or the new one."""
+    """Write the folder's checkpoint and keep the one before: a kill at any moment leaves at least one of them whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / (FILE + ".tmp")
+    path, partial = folder / FILE, folder / (FILE + ".tmp")
     with partial.open("wb") as file:
         torch.save(vars(checkpoint), file)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(folder / FILE)
+    if path.exists():
+        path.replace(folder / PREVIOUS)
+    partial.replace(path)
 
 
-def load(folder: Path) -> Checkpoint | None:
-    """The folder's checkpoint, or None when there is none. Raises TrainingError when it is damaged."""
-    path = folder / FILE
-    if not path.exists():
-        return None
-    try:
-        return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, EOFError, pickle.UnpicklingError, TypeError, OSError) as error:
-        raise TrainingError(
-            f"{path}: the checkpoint is damaged ({str(error).splitlines()[0]}); delete it and run again: the "
-            "training then starts anew"
-        ) from None
+def load(folder: Path, log: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole, or None. What is damaged is logged and passed over."""
+    for path in (folder / FILE, folder / PREVIOUS):
+        if path.exists():
+            try:
+                return _read(path)
+            except _DAMAGED as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                log(f"{path.name} is damaged ({reason}) and is passed over")
+    return None
+
+
+def _read(path: Path) -> Checkpoint:
+    # torch does not compare the checksums in its own files: a flipped bit would be loaded as a weight.
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()
+    if broken is not None:
+        raise zipfile.BadZipFile(f"checksum of {broken}")
+    return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))

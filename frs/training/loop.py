@@ -6,6 +6,7 @@ seeded anew at every step. A checkpoint is therefore weights, optimiser state an
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -16,11 +17,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from frs.data.loader import Batch, TrainingLoader
+from frs.data.loader import Batch, TrainingLoader, worker_error
 from frs.detectors import Targets
 from frs.errors import TrainingError
 from frs.training import checkpoint as checkpoints
 from frs.training.device import Device
+from frs.training.interrupts import signals_deferred
 from frs.training.objective import Objective, Terms
 
 
@@ -77,39 +79,26 @@ def train(
 ) -> list[Epoch]:
     """Train `objective.detector` in place and return the epochs' history.
 
-    `scratch` holds the checkpoint of an interrupted attempt at the same training, if there was one; it goes on from
-    there. `evaluate` returns the detector's AP; it is called every `recipe.validate_every` epochs. Raises TrainingError
-    when a term is not finite.
+    `scratch` holds the checkpoints of an interrupted attempt at the same training, if there was one; it goes on from
+    there. SIGINT and SIGTERM wait for the end of a step, and what was reached is saved. `evaluate` returns the
+    detector's AP; it is called every `recipe.validate_every` epochs. Raises TrainingError when a term or the gradient is
+    not finite (`scratch/not_finite.json` then names the images), and when a process that loads images dies.
     """
-    device.place(objective)
-    _wake(objective, recipe)
-    optimizer = _optimizer(objective, recipe)
-    per_epoch = loader.steps_per_epoch
-    total = recipe.epochs * per_epoch
-    state = _resume(scratch, objective, optimizer, watcher, per_epoch)
-    saved = epoch_started = time.monotonic()
-    for step, batch in _batches(loader, recipe.epochs, state.step):
-        epoch = step // per_epoch
-        lr = recipe.lr * one_cycle(step, total, recipe.warmup)
-        torch.manual_seed(recipe.seed * 1_000_003 + step)
-        terms = _forward(objective, batch, step, device, recipe.precision)
-        _check_finite(terms, step, batch)
-        _step(objective, optimizer, terms.total, lr, recipe.clip)
-        state.count(terms)
-        in_epoch = state.step - epoch * per_epoch
-        place = {"epoch": f"{epoch + 1}/{recipe.epochs}", "step": f"{state.step}/{total}"}
-        watcher.update(state.step, total, **place, loss=state.sums["loss"] / in_epoch, **state.shown)
-        if in_epoch == per_epoch:
-            due = recipe.validate_every and (epoch + 1) % recipe.validate_every == 0
-            ap = _measure(objective, recipe, evaluate) if evaluate and due else None
-            means = {name: value / per_epoch for name, value in state.sums.items()}
-            state.end_epoch(Epoch(epoch, means, lr, time.monotonic() - epoch_started, ap, terms.figures))
-            epoch_started = time.monotonic()
-        if in_epoch == per_epoch or time.monotonic() - saved > recipe.checkpoint_minutes * 60:
-            state.save(scratch, objective, optimizer)
-            saved = time.monotonic()
+    training = _Training(objective, loader, recipe, device, scratch, watcher, evaluate)
+    try:
+        training.run()
+    except RuntimeError as error:
+        explained = worker_error(error)
+        if explained is None:
+            raise
+        raise explained from None
+    except BaseException as error:
+        if not isinstance(error, Exception):  # an interruption, so between two steps: what is there is whole
+            with signals_deferred():
+                training.save()
+        raise
     objective.eval()
-    return state.history
+    return training.state.history
 
 
 def one_cycle(step: int, total: int, warmup: float) -> float:
@@ -122,51 +111,151 @@ def one_cycle(step: int, total: int, warmup: float) -> float:
 
 @dataclass
 class _State:
+    """Where a training is; `sums` and `figures` are of the epoch under way."""
+
     step: int = 0
     history: list[Epoch] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
-    shown: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
 
     def count(self, terms: Terms) -> None:
         self.step += 1
+        self.figures = terms.figures
         for name, value in [("loss", terms.total), *terms.parts.items()]:
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
 
     def end_epoch(self, epoch: Epoch) -> None:
         self.history.append(epoch)
         self.sums = {}
-        if epoch.AP is not None:
-            self.shown = {"AP": epoch.AP}
 
-    def save(self, scratch: Path, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
-        history = [asdict(epoch) for epoch in self.history]
+    @property
+    def shown(self) -> dict[str, float]:
+        """The AP that was measured last, for the progress."""
+        measured = [epoch.AP for epoch in self.history if epoch.AP is not None]
+        return {"AP": measured[-1]} if measured else {}
+
+
+class _Training:
+    """One call of `train`."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        loader: TrainingLoader,
+        recipe: Recipe,
+        device: Device,
+        scratch: Path,
+        watcher: Watcher,
+        evaluate: Callable[[], float | None] | None,
+    ) -> None:
+        device.place(objective)
+        _wake(objective, recipe)
+        self.objective, self.loader, self.recipe, self.device = objective, loader, recipe, device
+        self.scratch, self.watcher, self.evaluate = scratch, watcher, evaluate
+        self.optimizer = _optimizer(objective, recipe)
+        self.state = self._resume()
+        self.saved_as = self._progress
+        self.saved = self.epoch_started = time.monotonic()
+
+    def run(self) -> None:
+        recipe, state, per_epoch = self.recipe, self.state, self.loader.steps_per_epoch
+        total = recipe.epochs * per_epoch
+        if state.sums and state.step % per_epoch == 0:  # stopped behind the last step of an epoch, before its end
+            self._end_epoch()
+        for step, batch in self._batches():
+            lr = recipe.lr * one_cycle(step, total, recipe.warmup)
+            with signals_deferred():
+                state.count(self._step(step, batch, lr))
+            in_epoch = step % per_epoch + 1
+            place = {"epoch": f"{step // per_epoch + 1}/{recipe.epochs}", "step": f"{state.step}/{total}"}
+            self.watcher.update(state.step, total, **place, loss=state.sums["loss"] / in_epoch, **state.shown)
+            if in_epoch == per_epoch:
+                self._end_epoch()
+            elif time.monotonic() - self.saved > recipe.checkpoint_minutes * 60:
+                self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint, unless nothing was done since the last one."""
+        if self._progress == self.saved_as:
+            return
+        state = self.state
         checkpoints.save(
-            scratch,
-            checkpoints.Checkpoint(self.step, objective.state_dict(), optimizer.state_dict(), history, self.sums),
+            self.scratch,
+            checkpoints.Checkpoint(
+                step=state.step,
+                objective=self.objective.state_dict(),
+                optimizer=self.optimizer.state_dict(),
+                history=[asdict(epoch) for epoch in state.history],
+                sums=state.sums,
+                figures=state.figures,
+            ),
+        )
+        self.saved, self.saved_as = time.monotonic(), self._progress
+
+    @property
+    def _progress(self) -> tuple[int, int]:
+        return self.state.step, len(self.state.history)
+
+    def _resume(self) -> _State:
+        found = checkpoints.load(self.scratch, self.watcher.log)
+        if found is None:
+            return _State()
+        self.objective.load_state_dict(found.objective)
+        self.optimizer.load_state_dict(found.optimizer)
+        epoch = found.step // self.loader.steps_per_epoch + 1
+        self.watcher.log(f"continuing at step {found.step} (epoch {epoch})")
+        return _State(found.step, [Epoch(**each) for each in found.history], found.sums, found.figures)
+
+    def _batches(self) -> Iterator[tuple[int, Batch]]:
+        per_epoch, start = self.loader.steps_per_epoch, self.state.step
+        for epoch in range(start // per_epoch, self.recipe.epochs):
+            first = max(start - epoch * per_epoch, 0)
+            for offset, batch in enumerate(self.loader.epoch(epoch, first)):
+                yield epoch * per_epoch + first + offset, batch
+
+    def _step(self, step: int, batch: Batch, lr: float) -> Terms:
+        torch.manual_seed(self.recipe.seed * 1_000_003 + step)
+        terms = _forward(self.objective, batch, step, self.device, self.recipe.precision)
+        self._check_finite(step, batch, {**terms.parts, "total": terms.total})
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["factor"]
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(terms.total)
+        clip = self.recipe.clip if self.recipe.clip is not None else math.inf
+        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), clip)
+        self._check_finite(step, batch, {"gradient": norm})  # or the weights would not be, and then every checkpoint
+        self.optimizer.step()
+        return terms
+
+    def _check_finite(self, step: int, batch: Batch, values: dict[str, Tensor]) -> None:
+        bad = [name for name, value in values.items() if not bool(torch.isfinite(value))]
+        if not bad:
+            return
+        path = self.scratch / "not_finite.json"
+        figures = {name: str(float(value.detach())) for name, value in values.items()}
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"step": step, "figures": figures, "image_ids": batch.image_ids}, indent=1) + "\n")
+        raise TrainingError(
+            f"step {step}: not finite: {', '.join(bad)}; lower train.lr, or look at the boxes of the batch's images, whose ids "
+            f"are in {path}. The training is saved up to step {self.saved_as[0]}"
         )
 
-
-def _resume(
-    scratch: Path, objective: Objective, optimizer: torch.optim.Optimizer, watcher: Watcher, per_epoch: int
-) -> _State:
-    found = checkpoints.load(scratch)
-    if found is None:
-        return _State()
-    objective.load_state_dict(found.objective)
-    optimizer.load_state_dict(found.optimizer)
-    watcher.log(f"continuing at step {found.step} (epoch {found.step // per_epoch + 1})")
-    state = _State(found.step, [Epoch(**epoch) for epoch in found.history], found.sums)
-    measured = [epoch.AP for epoch in state.history if epoch.AP is not None]
-    state.shown = {"AP": measured[-1]} if measured else {}
-    return state
-
-
-def _batches(loader: TrainingLoader, epochs: int, start: int) -> Iterator[tuple[int, Batch]]:
-    per_epoch = loader.steps_per_epoch
-    for epoch in range(start // per_epoch, epochs):
-        first = max(start - epoch * per_epoch, 0)
-        for offset, batch in enumerate(loader.epoch(epoch, first)):
-            yield epoch * per_epoch + first + offset, batch
+    def _end_epoch(self) -> None:
+        per_epoch = self.loader.steps_per_epoch
+        epoch, last = self.state.step // per_epoch - 1, self.state.step - 1
+        ap = None
+        if self.evaluate is not None and self.recipe.validate_every and (epoch + 1) % self.recipe.validate_every == 0:
+            self.save()  # an interruption of the measurement does not cost the epoch
+            self.objective.eval()
+            ap = self.evaluate()
+            _wake(self.objective, self.recipe)
+        means = {name: value / per_epoch for name, value in self.state.sums.items()}
+        lr = self.recipe.lr * one_cycle(last, self.recipe.epochs * per_epoch, self.recipe.warmup)
+        seconds = time.monotonic() - self.epoch_started
+        with signals_deferred():
+            self.state.end_epoch(Epoch(epoch, means, lr, seconds, ap, self.state.figures))
+        self.epoch_started = time.monotonic()
+        self.save()
 
 
 def _optimizer(objective: Objective, recipe: Recipe) -> torch.optim.AdamW:
@@ -195,33 +284,6 @@ def _forward(objective: Objective, batch: Batch, step: int, device: Device, prec
     with torch.autocast(device.kind, dtype=autocast, enabled=autocast is not None):
         terms: Terms = objective(images, targets, step)
     return terms
-
-
-def _step(objective: Objective, optimizer: torch.optim.Optimizer, loss: Tensor, lr: float, clip: float | None) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["factor"]
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    if clip is not None:
-        nn.utils.clip_grad_norm_(objective.parameters(), clip)
-    optimizer.step()
-
-
-def _check_finite(terms: Terms, step: int, batch: Batch) -> None:
-    bad = [name for name, value in terms.parts.items() if not bool(torch.isfinite(value))]
-    if bad or not bool(torch.isfinite(terms.total)):
-        raise TrainingError(
-            f"step {step}: the loss is not finite (term {', '.join(bad) or 'total'}; images "
-            f"{', '.join(map(str, batch.image_ids))}); lower train.lr, or look at these images' boxes. The last "
-            "checkpoint is kept"
-        )
-
-
-def _measure(objective: Objective, recipe: Recipe, evaluate: Callable[[], float | None]) -> float | None:
-    objective.eval()
-    ap = evaluate()
-    _wake(objective, recipe)
-    return ap
 
 
 def _wake(objective: Objective, recipe: Recipe) -> None:

@@ -44,7 +44,7 @@ def draw_rectangles(folder: Path, count: int) -> None:
     (folder / "annotations.json").write_text(json.dumps(content))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small() -> RetinaNetSpec:
     return RetinaNetSpec(
         classes=("rectangle",),

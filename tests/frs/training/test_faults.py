@@ -1,0 +1,221 @@
+"""What a training does when it is interrupted, when a figure is not finite, and when its checkpoint is damaged."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from frs.data import CocoDataset
+from frs.detectors import RetinaNetSpec, Targets
+from frs.errors import TrainingError
+from frs.training import DetectionObjective, Recipe, Terms, checkpoint, train
+from frs.training.interrupts import signals_deferred
+from tests.frs.training.test_loop import CPU, Cut, Dead, Silent, Told, loader, objective, weights_after
+
+RARELY = Recipe(epochs=3, lr=2e-3, seed=5)  # three steps an epoch, saved at its end only
+OFTEN = Recipe(epochs=3, lr=2e-3, seed=5, checkpoint_minutes=1e-9)
+
+
+@pytest.fixture(scope="module")
+def whole(rectangles: CocoDataset, small: RetinaNetSpec, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """The weights of an undisturbed training."""
+    return weights_after(objective(small), rectangles, RARELY, tmp_path_factory.mktemp("whole"))[0]
+
+
+def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 5])
+def test_an_interruption_is_saved_at_the_step_that_it_found(
+    rectangles: CocoDataset, small: RetinaNetSpec, tmp_path: Path, whole: dict[str, Tensor], cut: int
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        weights_after(objective(small), rectangles, RARELY, tmp_path, Cut(cut, KeyboardInterrupt))
+    told = Told()
+    resumed, history = weights_after(objective(small), rectangles, RARELY, tmp_path, told)
+    assert told.said == [f"continuing at step {cut} (epoch {cut // 3 + 1})"]
+    assert same(resumed, whole)
+    assert [epoch.epoch for epoch in history] == [0, 1, 2]
+
+
+class Signalled(DetectionObjective):
+    """In the middle of its fifth step a signal comes."""
+
+    def forward(self, images: Tensor, targets: Targets, step: int) -> Terms:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        terms: Terms = super().forward(images, targets, step)
+        return terms
+
+
+def test_a_signal_in_the_middle_of_a_step_waits_for_its_end(
+    rectangles: CocoDataset, small: RetinaNetSpec, tmp_path: Path, whole: dict[str, Tensor]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        weights_after(Signalled(objective(small).detector), rectangles, RARELY, tmp_path)
+    told = Told()
+    resumed, _ = weights_after(objective(small), rectangles, RARELY, tmp_path, told)
+    assert told.said == ["continuing at step 5 (epoch 2)"]
+    assert same(resumed, whole)
+
+
+def test_an_interrupted_measurement_of_ap_does_not_cost_the_epoch(
+    rectangles: CocoDataset, small: RetinaNetSpec, tmp_path: Path, whole: dict[str, Tensor]
+) -> None:
+    recipe = Recipe(epochs=3, lr=2e-3, seed=5, validate_every=2)
+
+    def interrupted() -> float:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            objective(small), loader(rectangles), recipe, CPU, scratch=tmp_path, watcher=Silent(), evaluate=interrupted
+        )
+    told, resumed = Told(), objective(small)
+    history = train(resumed, loader(rectangles), recipe, CPU, scratch=tmp_path, watcher=told, evaluate=lambda: 12.5)
+    assert told.said == ["continuing at step 6 (epoch 3)"]
+    assert [(epoch.epoch, epoch.AP) for epoch in history] == [(0, None), (1, 12.5), (2, None)]
+    assert same(resumed.detector.state_dict(), whole)
+
+
+def test_nothing_is_saved_when_nothing_was_done(rectangles: CocoDataset, small: RetinaNetSpec, tmp_path: Path) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    data = loader(rectangles)
+    data.epoch = interrupted  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        train(objective(small), data, RARELY, CPU, scratch=tmp_path, watcher=Silent())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_signals_wait_and_the_first_is_delivered_to_the_handler_that_was_there() -> None:
+    got: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: got.append(number))
+    try:
+        with signals_deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert got == []
+        assert got == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_outside_the_main_thread_nothing_is_deferred_and_nothing_fails() -> None:
+    entered: list[bool] = []
+
+    def work() -> None:
+        with signals_deferred():
+            entered.append(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert entered == [True]
+
+
+class Broken(DetectionObjective):
+    """At the sixth step a term, or only its gradient, is no number."""
+
+    how = "term"
+
+    def forward(self, images: Tensor, targets: Targets, step: int) -> Terms:
+        terms: Terms = super().forward(images, targets, step)
+        if step == 5:
+            parameter = next(self.detector.parameters())
+            nothing = (parameter.flatten()[0] * 0.0).abs().sqrt()  # 0, and 0/0 is its gradient
+            box = terms.parts["box"] + (nothing if self.how == "gradient" else math.nan)
+            return Terms(terms.total + (box - terms.parts["box"]), {**terms.parts, "box": box})
+        return terms
+
+
+@pytest.mark.parametrize(("how", "named"), [("term", "box, total"), ("gradient", "gradient")])
+def test_what_is_not_finite_stops_the_training_and_keeps_the_last_good_checkpoint(
+    rectangles: CocoDataset, small: RetinaNetSpec, tmp_path: Path, whole: dict[str, Tensor], how: str, named: str
+) -> None:
+    broken = Broken(objective(small).detector)
+    broken.how = how
+    with pytest.raises(TrainingError) as error:
+        weights_after(broken, rectangles, OFTEN, tmp_path)
+    path = tmp_path / "not_finite.json"
+    assert str(error.value) == (
+        f"step 5: not finite: {named}; lower train.lr, or look at the boxes of the batch's images, whose ids are in {path}. "
+        "The training is saved up to step 5"
+    )
+    record = json.loads(path.read_text())
+    drawn = [batch.image_ids for batch in loader(rectangles).epoch(1)]
+    assert tuple(record["image_ids"]) == drawn[5 - 3]
+    assert record["step"] == 5
+    assert {name for name, value in record["figures"].items() if value == "nan"} == set(named.split(", "))
+    resumed, _ = weights_after(objective(small), rectangles, OFTEN, tmp_path)
+    assert same(resumed, whole)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "said"),
+    [
+        (["checkpoint.pt"], ["continuing at step 4 (epoch 2)"]),
+        (["checkpoint.pt", "checkpoint.previous.pt"], []),
+        (["checkpoint.previous.pt"], ["continuing at step 5 (epoch 2)"]),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over(
+    rectangles: CocoDataset,
+    small: RetinaNetSpec,
+    tmp_path: Path,
+    whole: dict[str, Tensor],
+    damaged: list[str],
+    said: list[str],
+) -> None:
+    with pytest.raises(Dead):
+        weights_after(objective(small), rectangles, OFTEN, tmp_path, Cut(6))
+    for name in damaged:
+        content = bytearray((tmp_path / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (tmp_path / name).write_bytes(content)
+    told = Told()
+    resumed, _ = weights_after(objective(small), rectangles, OFTEN, tmp_path, told)
+    passed = [line for line in told.said if "is damaged" in line]
+    assert len(passed) == (len(damaged) if "checkpoint.pt" in damaged else 0)
+    assert [line for line in told.said if line not in passed] == said
+    assert same(resumed, whole)
+
+
+def test_a_kill_between_the_two_renames_leaves_the_one_before(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, checkpoint.Checkpoint(1, {}, {}, [], {}, {}))
+    (tmp_path / "checkpoint.pt").rename(tmp_path / "checkpoint.previous.pt")
+    (tmp_path / "checkpoint.pt.tmp").write_bytes(b"half")
+    found = checkpoint.load(tmp_path, pytest.fail)
+    assert found is not None
+    assert found.step == 1
+
+
+def test_no_flipped_bit_is_ever_loaded(tmp_path: Path) -> None:
+    kept = checkpoint.Checkpoint(7, {"w": torch.arange(40.0)}, {"lr": 0.5}, [{"epoch": 0}], {"loss": 1.5}, {"w": 1.0})
+    checkpoint.save(tmp_path, kept)
+    path = tmp_path / "checkpoint.pt"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
+        found = checkpoint.load(tmp_path, lambda _: None)
+        if found is not None:  # a bit that means nothing, such as one of a time stamp
+            assert torch.equal(found.objective["w"], kept.objective["w"])
+            assert {**vars(found), "objective": None} == {**vars(kept), "objective": None}
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04" + bytes(60)])
+def test_garbage_for_a_checkpoint_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    told: list[str] = []
+    assert checkpoint.load(tmp_path, told.append) is None
+    assert len(told) == 1
