@@ -7,13 +7,17 @@ INSTALLED := $(VENV)/.installed
 CONSTRAINTS ?= -c requirements.lock
 EXTRAS := train,ort,rtx,dev
 
-.PHONY: quickstart test lint docs lock clean
+.PHONY: quickstart test faults lint docs lock clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/frs-pipeline run configs/quickstart.yaml
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Kills, full disks, damaged files: some fifteen minutes. docs/reliability.md has the figures of one campaign.
+faults: $(INSTALLED)
+	$(BIN)/python -m pytest tests/faults -m "campaign or not campaign" --durations=0
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

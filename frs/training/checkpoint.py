@@ -37,16 +37,33 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write the folder's checkpoint and keep the one before: a kill at any moment leaves at least one of them whole."""
+    """Write the folder's checkpoint and keep the one before: a kill at any moment leaves at least one of them whole.
+
+    Raises OSError, with the path, where it cannot be written; what is there is then as before.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path, partial = folder / FILE, folder / (FILE + ".tmp")
-    with partial.open("wb") as file:
-        torch.save(vars(checkpoint), file)
-        file.flush()
-        os.fsync(file.fileno())
-    if path.exists():
-        path.replace(folder / PREVIOUS)
-    partial.replace(path)
+    try:
+        _write(partial, checkpoint)
+        if path.exists():
+            path.replace(folder / PREVIOUS)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(path: Path, checkpoint: Checkpoint) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(vars(checkpoint), file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:
+        # torch meets the file's error, and raises another one about its own archive.
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from None
 
 
 def load(folder: Path, log: Callable[[str], None]) -> Checkpoint | None:
