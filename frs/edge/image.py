@@ -1,8 +1,9 @@
 """The one rule by which photographs become pixels, in training, validation, profiling and on the device.
 
 Decoding, by Pillow: the EXIF orientation is applied; grey becomes three equal channels; transparency is composited over
-black; palettes are resolved; 16-bit values lose their low byte, floating-point ones are taken for 0..255; everything
-ends as 8-bit RGB.
+black; palettes are resolved; 16-bit values lose their low byte, floating-point ones are taken for 0..255; of
+several frames or pages the first is taken; everything ends as 8-bit RGB. Only the formats of `FORMATS` are read: Pillow
+knows others, for one of which (EPS) it runs a program.
 Letterbox: scaled to fit (up or down) by bilinear interpolation with antialiasing, top-left, padded with 114; its
 sides are rounded to whole pixels, a half to the even one.
 """
@@ -10,63 +11,122 @@ sides are rounded to whole pixels, a half to the even one.
 from __future__ import annotations
 
 import struct
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from frs.errors import DataError
 
 PADDING = 114
-MAX_PIXELS = 100_000_000
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+MAX_PIXELS = 160_000_000
+"""The largest aerial cameras have 151 megapixels. To decode one takes up to 20 bytes a pixel."""
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_one_at_a_time = threading.Lock()
 
 
-def load_image(path: Path) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB.
+def load_image(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB; any thread may call it. With `size`, the (H, W) that it must have, another one is refused.
 
-    Raises DataError for a file that is missing, no image, cut short, or larger than 100 megapixels.
+    Raises DataError for a file that is missing, no image of `FORMATS`, cut short, of another size, or larger than 160
+    megapixels; what the file's header tells is found before anything is decoded.
     """
     try:
-        with _without_warning(), Image.open(path) as image:
+        with _opened(path) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise DataError(
-                    f"{path}: {image.width} x {image.height} pixels are more than the 100 megapixels that are read; tile "
-                    "the image or scale it down"
-                )
+                raise DataError(_too_large(path, f"{image.width} x {image.height} pixels are"))
+            if size is not None and sorted(image.size) != sorted(size):
+                raise DataError(_another_size(path, image, size))
             image.load()
-            return np.ascontiguousarray(_to_rgb(ImageOps.exif_transpose(image)))
+            turned = _turned(image)
+            if size is not None and size != (turned.height, turned.width):
+                raise DataError(
+                    _another_size(path, turned, size, "" if turned is image else ", its EXIF orientation applied")
+                )
+            return np.ascontiguousarray(_to_rgb(turned))
     except FileNotFoundError:
-        raise DataError(f"{path}: no such image") from None
+        raise DataError(f"{path}: no such image; correct its name or leave it out") from None
     except Image.DecompressionBombError:
-        raise DataError(
-            f"{path}: more than the 100 megapixels that are read; tile the image or scale it down"
-        ) from None
+        raise DataError(_too_large(path, "it has")) from None
+    except MemoryError:
+        raise DataError(f"{path}: there is not enough memory to decode it; tile the image or scale it down") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
-        reason = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = (
+            f"no {', '.join(FORMATS)}"
+            if isinstance(error, UnidentifiedImageError)
+            else str(error) or type(error).__name__
+        )
         raise DataError(f"{path}: cannot be read as an image ({reason}); replace it or leave it out") from None
 
 
+def _too_large(path: Path, found: str) -> str:
+    return (
+        f"{path}: {found} more than the {MAX_PIXELS // 10**6} megapixels that are read; tile the image or scale it down"
+    )
+
+
+def _another_size(path: Path, image: Image.Image, size: tuple[int, int], how: str = "") -> str:
+    return (
+        f"{path}: it is {image.width} x {image.height} pixels{how}; the annotations say {size[1]} x {size[0]}, so that its "
+        "boxes would lie elsewhere; correct the annotations or replace the image"
+    )
+
+
+def _opened(path: Path) -> Image.Image:
+    with _without_warnings():
+        return Image.open(path, formats=_formats())
+
+
+@cache
+def _formats() -> list[str]:
+    """Those that this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    with _without_warnings():
+        method = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    return image if method is None else image.transpose(method)
+
+
 @contextmanager
-def _without_warning() -> Iterator[None]:
-    """Pillow warns of large images below our own limit."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+def _without_warnings() -> Iterator[None]:
+    """Pillow warns of large images below our own limit, and of EXIF entries that nobody asks for.
+
+    The filters belong to the process, so that one thread at a time may change them.
+    """
+    with _one_at_a_time, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         yield
 
 
 def _to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.mode.startswith("I"):  # 16 bits a pixel, in 16 or in 32
-        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        grey = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB"))
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 @dataclass(frozen=True)

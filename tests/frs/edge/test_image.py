@@ -97,14 +97,14 @@ def test_what_cannot_be_read_names_the_file(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=f"{name}: cannot be read as an image"):
             load_image(path)
     (tmp_path / "text.png").write_text("no image at all")
-    with pytest.raises(DataError, match=r"text\.png: .*no image that Pillow knows"):
+    with pytest.raises(DataError, match=r"text\.png: .*no AVIF, BMP"):
         load_image(tmp_path / "text.png")
     with pytest.raises(DataError, match="cannot be read"):
         load_image(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP", "DDS", "AVIF"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP", "JPEG2000", "PPM", "AVIF"])
 def test_whatever_is_damaged_is_an_image_or_a_data_error(tmp_path: Path, format: str) -> None:
     if not features.check("avif") and format == "AVIF":
         pytest.skip("this Pillow was built without AVIF")
@@ -125,10 +125,73 @@ def test_whatever_is_damaged_is_an_image_or_a_data_error(tmp_path: Path, format:
     assert refused > 0
 
 
-def test_more_than_a_hundred_megapixels_are_not_even_decoded(tmp_path: Path) -> None:
-    path = saved(tmp_path, Image.new("1", (10_001, 10_000)), "huge.png")
-    with pytest.raises(DataError, match="100 megapixels"):
+@pytest.mark.parametrize("size", [(16_001, 10_000), (20_000, 10_000)], ids=["ours", "Pillow's"])
+def test_more_pixels_than_the_limits_are_not_even_decoded(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = saved(tmp_path, Image.new("1", size), "huge.png")
+    path.write_bytes(path.read_bytes()[:200])  # what is cut off nobody misses
+    with pytest.raises(DataError, match=r"huge\.png: .* more than the 160 megapixels that are read; tile the image"):
         load_image(path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_hundred_megapixels_are_read_without_a_word(tmp_path: Path) -> None:
+    image = Image.new("1", (10_000, 10_000))
+    image.putpixel((9_999, 9_998), 1)
+    pixels = load_image(saved(tmp_path, image, "large.png"))
+    assert pixels.shape == (10_000, 10_000, 3)
+    assert pixels[9_998, 9_999].tolist() == [255, 255, 255]
+    assert not pixels[:9_998].any()
+
+
+def test_an_image_of_another_size_is_not_decoded(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.new("RGB", (40, 30)))
+    assert load_image(path, (30, 40)).shape == (30, 40, 3)
+    with pytest.raises(
+        DataError, match=r"i\.png: it is 40 x 30 pixels; the annotations say 30 x 40, so that its boxes"
+    ):
+        load_image(path, (40, 30))
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError, match="it is 40 x 30 pixels; the annotations say 31 x 40"):
+        load_image(path, (40, 31))
+
+
+def test_a_size_is_that_of_the_turned_image(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(tmp_path, Image.new("RGB", (40, 30)), "i.jpg", exif=exif)
+    assert load_image(path, (40, 30)).shape == (40, 30, 3)
+    with pytest.raises(
+        DataError, match="it is 30 x 40 pixels, its EXIF orientation applied; the annotations say 40 x 30"
+    ):
+        load_image(path, (30, 40))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("i.gif", {}), ("i.tif", {}), ("i.png", {}), ("i.webp", {"lossless": True})]
+)
+def test_of_several_frames_the_first_is_taken(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, GREEN)]
+    path = saved(tmp_path, frames[0], name, save_all=True, append_images=frames[1:], **options)
+    with Image.open(path) as image:
+        assert getattr(image, "n_frames", 1) == 2
+    assert (load_image(path) == RED).all()
+
+
+def test_a_format_that_makes_pillow_run_a_program_is_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands an EPS to Ghostscript; one that would be found stands ready here."""
+    path = saved(tmp_path, Image.new("RGB", (8, 8), RED), "i.eps").rename(tmp_path / "i.png")
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/was_run\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    with pytest.raises(
+        DataError, match=r"cannot be read as an image \(no AVIF, BMP, .*WEBP\); replace it or leave it out"
+    ):
+        load_image(path)
+    assert not (tmp_path / "was_run").exists()
+    with Image.open(path) as image, pytest.raises(OSError, match="gs|file"):
+        image.load()
+    assert (tmp_path / "was_run").exists(), "Pillow itself would have run it"
 
 
 def test_letterbox_by_hand() -> None:
