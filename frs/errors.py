@@ -2,6 +2,7 @@
 
     FrsError
     ├── DataError         a data set, an annotation or an image
+    │   └── SizeError         an image of another size than its annotations say
     ├── PackageError      a package that data or weights come in
     ├── WeightsError      a checkpoint or a weights file
     ├── TrainingError     a training that cannot go on
@@ -22,6 +23,10 @@ class FrsError(Exception):
 
 class DataError(FrsError):
     """A data set, an annotation or an image that cannot be used."""
+
+
+class SizeError(DataError):
+    """An image that has another size than its annotations say."""
 
 
 class PackageError(FrsError):

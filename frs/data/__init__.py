@@ -1,23 +1,25 @@
 """Data sets in COCO's format; training batches, which need torch, are in `frs.data.loader`."""
 
 from frs.data.batches import evaluation_batches
+from frs.data.check import check_coco, check_images
 from frs.data.coco import (
     Category,
     CocoDataset,
     CocoImage,
-    Fault,
-    check_coco,
     image_files,
     read_coco,
     write_coco,
 )
+from frs.data.faults import Fault, Kind
 
 __all__ = [
     "Category",
     "CocoDataset",
     "CocoImage",
     "Fault",
+    "Kind",
     "check_coco",
+    "check_images",
     "evaluation_batches",
     "image_files",
     "read_coco",

@@ -1,24 +1,29 @@
-"""COCO data sets (Lin et al. 2014; cocodataset.org, "Data format"): read, checked, written. Nothing in a file is trusted.
+"""COCO data sets (Lin et al. 2014; cocodataset.org, "Data format"): read and written. Nothing in a file is trusted.
 
-A fault of kind "error" makes a data set unusable. A "warning" is mended when it is read: a box that reaches beyond its
-image is clipped, one without area is left out.
+A fault makes a data set unusable, except two kinds that are mended when it is read: a box that reaches beyond its image is
+clipped, one without area is left out.
 """
 
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
+from frs.data.faults import Fault, Kind, summary
 from frs.edge.image import load_image
 from frs.errors import DataError
 
-_SHOWN = 5
+_Object = tuple[npt.NDArray[np.float32], bool, float, int]  # box, crowd, area, label
+
+_brief = reprlib.Repr()
+_brief.maxstring = _brief.maxlong = 60
 _LARGEST = 1e9
 """No coordinate, side or area is as large; what is has no place in a float32, or in JSON once it is multiplied."""
 
@@ -70,15 +75,6 @@ class CocoDataset:
         return CocoDataset(self.root, self.images[:count], self.categories)
 
 
-@dataclass(frozen=True)
-class Fault:
-    """Something wrong: where (file, key or id), and what."""
-
-    kind: Literal["error", "warning"]
-    where: str
-    message: str
-
-
 def inside(root: Path, name: str) -> Path:
     """root / name, if that is in root after links are followed. Raises DataError if not."""
     path = root / name
@@ -88,36 +84,27 @@ def inside(root: Path, name: str) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # a link that leads to itself, characters that no path has
         raise DataError(f"file_name {_shown(name)} cannot be followed ({error}); rename or remove it") from None
     if parts.is_absolute() or ".." in parts.parts or not within:
-        raise DataError(f"file_name {name!r} leads out of the images' folder {root}; keep the images inside it")
+        raise DataError(f"file_name {_shown(name)} leads out of the images' folder {root}; keep the images inside it")
     return path
 
 
 def read_coco(annotations: Path, images: Path) -> CocoDataset:
     """Read a data set; the images themselves are not opened. Raises DataError with the number of faults and the first."""
-    document = _document(annotations)
-    reader = _Reader(document, annotations, images)
-    dataset = reader.read()
-    errors = [fault for fault in reader.faults if fault.kind == "error"]
-    if errors:
-        lines = [f"{fault.where}: {fault.message}" for fault in errors[:_SHOWN]]
-        more = [f"and {len(errors) - _SHOWN} more"] if len(errors) > _SHOWN else []
-        raise DataError(
-            "\n  ".join([f"{annotations}: {len(errors)} faults; `frs-pipeline check` lists them all", *lines, *more])
-        )
+    dataset, faults = examine(annotations, images)
+    grave = [fault for fault in faults if not fault.mended]
+    if grave:
+        counts, *first = summary(grave)
+        raise DataError("\n  ".join([f"{annotations}: {counts}; `frs-pipeline check` lists them all", *first]))
     return dataset
 
 
-def check_coco(annotations: Path, images: Path, *, decode: bool = True) -> list[Fault]:
-    """All faults of a data set in one pass; with `decode` every image is opened and its size compared."""
-    try:
-        reader = _Reader(_document(annotations), annotations, images)
-    except DataError as error:
-        return [Fault("error", str(annotations), str(error))]
-    dataset = reader.read()
-    if decode:
-        for image in dataset.images:
-            reader.faults.extend(_decoded(dataset, image))
-    return reader.faults
+def examine(annotations: Path, images: Path) -> tuple[CocoDataset, list[Fault]]:
+    """What of a data set can be used, and all that is wrong with the rest; the images themselves are not opened.
+
+    Raises DataError when there is no such file, or no JSON object in it.
+    """
+    reader = _Reader(_document(annotations), images)
+    return reader.read(), reader.faults
 
 
 def write_coco(dataset: CocoDataset, path: Path) -> None:
@@ -176,43 +163,43 @@ def _document(path: Path) -> dict[str, Any]:
 class _Reader:
     """One pass over a document; what is wrong is collected, what is right is kept."""
 
-    def __init__(self, document: dict[str, Any], annotations: Path, root: Path) -> None:
+    def __init__(self, document: dict[str, Any], root: Path) -> None:
         self.document = document
-        self.annotations = annotations
         self.root = root
         self.faults: list[Fault] = []
+        self.refused: dict[str, set[object]] = {"images": set(), "categories": set()}
+        """Ids of entries with a fault: an annotation that names such a one is not to blame."""
+        self.sized: dict[int, dict[str, Any]] = {}
+        """Images whose size is known, those that are missing too: their boxes can be checked."""
 
     def read(self) -> CocoDataset:
         categories = tuple(sorted(self._categories(), key=lambda category: category.id))
         records = dict(self._images())
         labels = {category.id: label for label, category in enumerate(categories)}
-        objects: dict[int, list[tuple[Any, ...]]] = {key: [] for key in records}
+        objects: dict[int, list[_Object]] = {key: [] for key in records}
         seen: set[int] = set()
         for where, annotation in self._entries("annotations"):
-            found = self._annotation(where, annotation, records, labels, seen)
-            if found is not None:
+            found = self._annotation(where, annotation, labels, seen)
+            if found is not None and annotation["image_id"] in objects:
                 objects[annotation["image_id"]].append(found)
         images = tuple(_image(record, objects[key]) for key, record in records.items())
-        if not images:
-            self._error("images", "there is not one image that can be used")
         return CocoDataset(self.root, images, categories)
 
-    def _error(self, where: str, message: str) -> None:
-        self.faults.append(Fault("error", where, message))
-
-    def _warn(self, where: str, message: str) -> None:
-        self.faults.append(Fault("warning", where, message))
+    def _found(self, kind: Kind, where: str, message: str, **about: Any) -> None:
+        self.faults.append(Fault(kind, where, message, **about))
 
     def _entries(self, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
         entries = self.document.get(key)
         if not isinstance(entries, list):
-            self._error(key, f"expected a list, got {_shown(entries)}")
+            self._found(Kind.ENTRY, key, f"expected a list, got {_shown(entries)}; is it a COCO file?")
             return
         for number, entry in enumerate(entries):
             if isinstance(entry, dict):
                 yield f"{key}[{number}]", entry
             else:
-                self._error(f"{key}[{number}]", f"expected an object, got {_shown(entry)}")
+                self._found(
+                    Kind.ENTRY, f"{key}[{number}]", f"expected an object, got {_shown(entry)}; correct or remove it"
+                )
 
     def _categories(self) -> Iterator[Category]:
         ids: set[int] = set()
@@ -220,15 +207,19 @@ class _Reader:
         for where, entry in self._entries("categories"):
             key, name = entry.get("id"), entry.get("name")
             if not _is_int(key) or not isinstance(name, str) or not name:
-                self._error(where, f"needs an integer id and a name, got {_shown(key)} and {_shown(name)}")
+                self._malformed("categories", where, entry, "needs an integer id and a name", "id", "name")
             elif key in ids or name in names:
-                self._error(where, f"id {key} or name {name!r} is there twice")
+                self.refused["categories"].add(key)
+                message = f"id {key} or name {_shown(name)} is there twice; give each category its own, once"
+                self._found(Kind.TWICE, where, message)
             else:
                 ids.add(key)
                 names.add(name)
                 yield Category(key, name)
         if not ids:
-            self._error("categories", "there is not one category")
+            self._found(
+                Kind.NOTHING, "categories", "there is not one category that can be used; name what is annotated"
+            )
 
     def _images(self) -> Iterator[tuple[int, dict[str, Any]]]:
         ids: set[int] = set()
@@ -236,79 +227,100 @@ class _Reader:
         for where, entry in self._entries("images"):
             key, name = entry.get("id"), entry.get("file_name")
             if not _is_int(key) or not isinstance(name, str) or not name:
-                self._error(where, f"needs an integer id and a file_name, got {_shown(key)} and {_shown(name)}")
+                self._malformed("images", where, entry, "needs an integer id and a file_name", "id", "file_name")
                 continue
             where = f"image {key} ({name})"
             if not all(_is_int(entry.get(side)) and entry[side] > 0 for side in ("width", "height")):
-                self._error(where, f"width and height must be positive integers, got {_size(entry)}")
+                self._malformed("images", where, entry, "needs positive integers width and height", "width", "height")
                 continue
-            if key in ids or name in files:
-                self._error(where, "its id or its file_name is there twice")
-                continue
-            try:
-                path = inside(self.root, name)
-                if not path.is_file():
-                    self._error(where, f"there is no {path}")
-            except (DataError, OSError) as error:  # is_file: a name that is too long
-                self._error(where, str(error))
+            self.sized.setdefault(key, entry)
+            obstacle = self._obstacle(key, name, ids, files)
+            if obstacle is not None:
+                kind, message = obstacle
+                self.refused["images"].add(key)
+                self._found(kind, where, message, image=key)
                 continue
             ids.add(key)
             files.add(name)
             yield key, entry
+        if not ids:
+            self._found(
+                Kind.NOTHING, "images", "there is not one image that can be used; add some, or mend what is above"
+            )
 
-    def _annotation(
-        self,
-        where: str,
-        entry: dict[str, Any],
-        images: dict[int, dict[str, Any]],
-        labels: dict[int, int],
-        seen: set[int],
-    ) -> tuple[npt.NDArray[np.float32], int, bool, float] | None:
-        key, image, category = entry.get("id"), entry.get("image_id"), entry.get("category_id")
+    def _obstacle(self, key: int, name: str, ids: set[int], files: set[str]) -> tuple[Kind, str] | None:
+        if key in ids or name in files:
+            what = f"id {key}" if key in ids else "file_name"
+            return Kind.TWICE, f"its {what} is there twice; remove one of the two, or give it its own"
+        try:
+            path = inside(self.root, name)
+            there = path.is_file()
+        except DataError as error:
+            return Kind.ELSEWHERE, str(error)
+        except OSError as error:  # is_file: a name that is too long
+            return Kind.MISSING, f"cannot be looked for ({error.strerror}); rename the image"
+        return (
+            None if there else (Kind.MISSING, f"there is no {path}; put it there, or remove its entry and annotations")
+        )
+
+    def _malformed(self, key: str, where: str, entry: dict[str, Any], needs: str, *fields: str) -> None:
+        if _is_int(entry.get("id")):
+            self.refused[key].add(entry["id"])
+        got = " and ".join(_shown(entry.get(field)) for field in fields)
+        self._found(Kind.ENTRY, where, f"{needs}, got {got}; correct or remove it")
+
+    def _annotation(self, where: str, entry: dict[str, Any], labels: dict[int, int], seen: set[int]) -> _Object | None:
+        key, image, category, box = (entry.get(field) for field in ("id", "image_id", "category_id", "bbox"))
         if _is_int(key):
             where = f"annotation {key}"
             if key in seen:
-                self._error(where, "its id is there twice")
+                self._found(Kind.TWICE, where, "its id is there twice; remove one of the two, or give it its own")
             seen.add(key)
-        if not _is_int(image) or image not in images:
-            self._error(where, f"image_id {_shown(image)} is no image of this file that can be used")
-            return None
-        if not _is_int(category) or category not in labels:
-            self._error(where, f"category_id {_shown(category)} is no category of this file")
-            return None
-        box = entry.get("bbox")
+        size = self.sized.get(image) if _is_int(image) else None
+        if size is not None:
+            where = f"{where} of image {image} ({size['file_name']})"
+        elif not (_is_int(image) and image in self.refused["images"]):
+            message = f"image_id {_shown(image)} is no image of this file; correct it, or remove the annotation"
+            self._found(Kind.NO_IMAGE, where, message)
+        label = labels.get(category) if _is_int(category) else None
+        if label is None and not (_is_int(category) and category in self.refused["categories"]):
+            message = f"category_id {_shown(category)} is no category of this file; correct it, or add the category"
+            self._found(Kind.NO_CATEGORY, where, message)
         if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
-            self._error(where, f"bbox must be [x, y, width, height] in numbers, got {_shown(box)}")
+            message = f"bbox must be [x, y, width, height] in numbers, got {_shown(box)}; correct or remove it"
+            self._found(Kind.NUMBERS, where, message, image=image if size else None)
             return None
-        return self._box(where, entry, images[image], labels[category])
+        found = self._box(where, entry, size) if size is not None else None
+        return None if found is None or label is None else (*found, label)
 
     def _box(
-        self, where: str, entry: dict[str, Any], image: dict[str, Any], label: int
-    ) -> tuple[npt.NDArray[np.float32], int, bool, float] | None:
+        self, where: str, entry: dict[str, Any], image: dict[str, Any]
+    ) -> tuple[npt.NDArray[np.float32], bool, float] | None:
         x, y, w, h = (float(value) for value in entry["bbox"])
+        about = {"image": image["id"], "box": (x, y, w, h)}
+        crowd, area = entry.get("iscrowd", 0), entry.get("area")
+        if crowd not in (0, 1, None):
+            self._found(Kind.ENTRY, where, f"iscrowd must be 0 or 1, got {_shown(crowd)}; correct it", **about)
+            return None
         x0, x1 = (min(max(value, 0.0), image["width"]) for value in (x, x + w))
         y0, y1 = (min(max(value, 0.0), image["height"]) for value in (y, y + h))
         box = np.array([x0, y0, x1, y1], dtype=np.float32)
-        beyond = x >= image["width"] or y >= image["height"] or x + w <= 0 or y + h <= 0
-        if w > 0 and h > 0 and beyond:
-            self._error(where, f"bbox {entry['bbox']} lies outside its image ({_size(image)})")
+        named = f"bbox {entry['bbox']}"
+        if w > 0 and h > 0 and (x >= image["width"] or y >= image["height"] or x + w <= 0 or y + h <= 0):
+            message = f"{named} lies outside its image ({_size(image)}); correct or remove it"
+            self._found(Kind.OUTSIDE, where, message, **about)
             return None
         if w <= 0 or h <= 0 or bool((box[2:] <= box[:2]).any()):
-            self._warn(where, f"bbox {entry['bbox']} has no area; it is left out")
-            return None
-        crowd = entry.get("iscrowd", 0)
-        if crowd not in (0, 1, None):
-            self._error(where, f"iscrowd must be 0 or 1, got {_shown(crowd)}")
+            self._found(Kind.EMPTY, where, f"{named} has no area; it is left out", **about)
             return None
         if max(abs(x - x0), abs(y - y0), abs(x + w - x1), abs(y + h - y1)) > 1.0:
-            self._warn(where, f"bbox {entry['bbox']} reaches beyond its image ({_size(image)}); it is clipped")
-        area = entry.get("area")
-        area = float(area) if _is_number(area) and area > 0 else w * h
-        return box, label, bool(crowd), area
+            message = f"{named} reaches beyond its image ({_size(image)}); it is clipped"
+            self._found(Kind.CLIPPED, where, message, **about)
+        return box, bool(crowd), float(area) if _is_number(area) and area > 0 else w * h
 
 
-def _image(record: dict[str, Any], objects: list[tuple[Any, ...]]) -> CocoImage:
-    boxes, labels, crowd, area = zip(*objects, strict=True) if objects else ((), (), (), ())
+def _image(record: dict[str, Any], objects: list[_Object]) -> CocoImage:
+    boxes, crowd, area, labels = zip(*objects, strict=True) if objects else ((), (), (), ())
     return CocoImage(
         id=record["id"],
         file_name=record["file_name"],
@@ -321,16 +333,8 @@ def _image(record: dict[str, Any], objects: list[tuple[Any, ...]]) -> CocoImage:
     )
 
 
-def _decoded(dataset: CocoDataset, image: CocoImage) -> Iterator[Fault]:
-    where = f"image {image.id} ({image.file_name})"
-    try:
-        dataset.load(image)
-    except DataError as error:
-        yield Fault("error", where, str(error))
-
-
 def _is_int(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _is_number(value: object) -> TypeGuard[float]:
@@ -342,5 +346,5 @@ def _size(entry: dict[str, Any]) -> str:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = _brief.repr(value)  # the built-in repr would walk all of it, however deep
     return text if len(text) <= 60 else text[:57] + "..."

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from frs.errors import DataError
+from frs.errors import DataError, SizeError
 
 PADDING = 114
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -46,19 +46,19 @@ _one_at_a_time = threading.Lock()
 def load_image(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB; any thread may call it. With `size`, the (H, W) that it must have, another one is refused.
 
-    Raises DataError for a file that is missing, no image of `FORMATS`, cut short, of another size, or larger than 160
-    megapixels; what the file's header tells is found before anything is decoded.
+    Raises DataError for a file that is missing, no image of `FORMATS`, cut short, or larger than 160 megapixels, and
+    SizeError for one of another size; what the file's header tells is found before anything is decoded.
     """
     try:
         with _opened(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(_too_large(path, f"{image.width} x {image.height} pixels are"))
             if size is not None and sorted(image.size) != sorted(size):
-                raise DataError(_another_size(path, image, size))
+                raise SizeError(_another_size(path, image, size))
             image.load()
             turned = _turned(image)
             if size is not None and size != (turned.height, turned.width):
-                raise DataError(
+                raise SizeError(
                     _another_size(path, turned, size, "" if turned is image else ", its EXIF orientation applied")
                 )
             return np.ascontiguousarray(_to_rgb(turned))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
-from frs.data import check_coco, image_files, read_coco, write_coco
+from frs.data import Kind, check_coco, image_files, read_coco, write_coco
 from frs.errors import DataError
 
 GOOD: dict[str, Any] = {
@@ -96,9 +96,12 @@ def test_what_is_written_is_what_was_read_and_pycocotools_reads_it(folder: Path)
         (changed("images", value=None), "images: expected a list, got None"),
         (changed("images", 0, value=5), r"images\[0\]: expected an object, got 5"),
         (changed("images", 0, "id", value="4"), "needs an integer id and a file_name, got '4' and 'a.png'"),
-        (changed("images", 0, "width", value=-1), r"image 4 \(a\.png\): width and height must be positive"),
-        (changed("images", 1, "id", value=4), "its id or its file_name is there twice"),
-        (changed("images", 1, "file_name", value="a.png"), "its id or its file_name is there twice"),
+        (
+            changed("images", 0, "width", value=-1),
+            r"image 4 \(a\.png\): needs positive integers width and height, got -1 and 30",
+        ),
+        (changed("images", 1, "id", value=4), "its id 4 is there twice"),
+        (changed("images", 1, "file_name", value="a.png"), "its file_name is there twice"),
         (changed("images", 0, "file_name", value="gone.png"), r"image 4 \(gone\.png\): there is no"),
         (changed("images", 0, "file_name", value="../a.json"), "leads out of the images' folder"),
         (changed("images", 0, "file_name", value="/etc/passwd"), "leads out of the images' folder"),
@@ -107,14 +110,23 @@ def test_what_is_written_is_what_was_read_and_pycocotools_reads_it(folder: Path)
         (changed("categories", 1, "id", value=7), "id 7 or name 'dog' is there twice"),
         (changed("categories", 0, "name", value=""), "needs an integer id and a name"),
         (changed("annotations", 0, "image_id", value=77), "annotation 1: image_id 77 is no image"),
-        (changed("annotations", 0, "category_id", value=1), "annotation 1: category_id 1 is no category"),
+        (
+            changed("annotations", 0, "category_id", value=1),
+            r"annotation 1 of image 4 \(a\.png\): category_id 1 is no category",
+        ),
         (changed("annotations", 1, "id", value=1), "annotation 1: its id is there twice"),
-        (changed("annotations", 0, "bbox", value=[1, 2, 3]), r"annotation 1: bbox must be \[x, y, width, height\]"),
-        (changed("annotations", 0, "bbox", value=[1, 2, float("nan"), 4]), "annotation 1: bbox must be"),
-        (changed("annotations", 0, "bbox", value=[1, 2, "3", 4]), "annotation 1: bbox must be"),
-        (changed("annotations", 0, "bbox", value=[1, 2, 10**400, 4]), "annotation 1: bbox must be"),
-        (changed("annotations", 0, "bbox", value=[0, 0, 1e200, 1e200]), "annotation 1: bbox must be"),
-        (changed("annotations", 0, "iscrowd", value="0"), "annotation 1: iscrowd must be 0 or 1, got '0'"),
+        (
+            changed("annotations", 0, "bbox", value=[1, 2, 3]),
+            r"annotation 1 of image 4.*: bbox must be \[x, y, width, height\]",
+        ),
+        (changed("annotations", 0, "bbox", value=[1, 2, float("nan"), 4]), r"annotation 1 of image 4.*: bbox must be"),
+        (changed("annotations", 0, "bbox", value=[1, 2, "3", 4]), r"annotation 1 of image 4.*: bbox must be"),
+        (changed("annotations", 0, "bbox", value=[1, 2, 10**400, 4]), r"annotation 1 of image 4.*: bbox must be"),
+        (changed("annotations", 0, "bbox", value=[0, 0, 1e200, 1e200]), r"annotation 1 of image 4.*: bbox must be"),
+        (
+            changed("annotations", 0, "iscrowd", value="0"),
+            r"annotation 1 of image 4.*: iscrowd must be 0 or 1, got '0'",
+        ),
         (changed("images", 0, "file_name", value="a" * 5000), "File name too long"),
         (changed("images", 0, "file_name", value="\ud800.png"), "cannot be followed"),
         (changed("annotations", 0, "bbox", value=[41, 2, 3, 4]), r"lies outside its image \(40 x 30\)"),
@@ -124,7 +136,7 @@ def test_what_is_refused_and_how(folder: Path, document: Any, sentence: str) -> 
     path = write(folder, document)
     with pytest.raises(DataError, match=sentence):
         read_coco(path, folder / "images")
-    assert any(fault.kind == "error" for fault in check_coco(path, folder / "images"))
+    assert any(not fault.mended for fault in check_coco(path, folder / "images"))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -136,10 +148,21 @@ def test_all_faults_are_found_in_one_pass(folder: Path) -> None:
     document = changed("annotations", 0, "category_id", value=1)
     document["annotations"][2]["image_id"] = 77
     document["images"][2]["file_name"] = "gone.png"
+    document["annotations"].append({"id": 4, "image_id": 9, "category_id": 7, "bbox": [0, 0, 5, 5]})
     faults = check_coco(write(folder, document), folder / "images")
-    assert [fault.where for fault in faults if fault.kind == "error"][:3] == [
-        "image 9 (gone.png)", "annotation 1", "annotation 3",
-    ]  # fmt: skip
+    # Not one of annotation 4: what is wrong with it is that its image is not there.
+    assert [(fault.kind, fault.where) for fault in faults] == [
+        (Kind.MISSING, "image 9 (gone.png)"),
+        (Kind.NO_CATEGORY, "annotation 1 of image 4 (a.png)"),
+        (Kind.NO_IMAGE, "annotation 3"),
+        (Kind.NOTHING, "annotations"),
+    ]
+    with pytest.raises(DataError) as caught:
+        read_coco(folder / "a.json", folder / "images")
+    assert str(caught.value).splitlines()[0] == (
+        f"{folder}/a.json: 1 image is missing, 1 annotation is of no category, 1 annotation is of no image; "
+        "`frs-pipeline check` lists them all"
+    )
 
 
 def test_what_is_mended_is_a_warning(folder: Path) -> None:
@@ -148,7 +171,13 @@ def test_what_is_mended_is_a_warning(folder: Path) -> None:
     document["annotations"][1] |= {"bbox": [30, 3, 1e-9, 4], "area": 10**400}  # no width is left of it in float32
     path = write(folder, document)
     faults = check_coco(path, folder / "images")
-    assert [(fault.kind, fault.where) for fault in faults] == [("warning", f"annotation {i}") for i in (1, 2, 3)]
+    assert [(fault.kind, fault.where) for fault in faults] == [
+        (Kind.CLIPPED, "annotation 1 of image 4 (a.png)"),
+        (Kind.EMPTY, "annotation 2 of image 4 (a.png)"),
+        (Kind.EMPTY, "annotation 3 of image 2 (sub/b.png)"),
+    ]
+    assert all(fault.mended for fault in faults)
+    assert (faults[0].image, faults[0].box) == (4, (-5, 20, 10, 12))
     data = read_coco(path, folder / "images")
     np.testing.assert_allclose(data.images[0].boxes, [[0, 20, 5, 30]])
     assert len(data.images[1].boxes) == 0
@@ -219,7 +248,7 @@ paths = st.sampled_from(
 def test_nothing_in_a_file_breaks_the_checker(folder: Path, path: tuple[Any, ...], value: Any) -> None:
     document = write(folder, changed(*path, value=value))
     faults = check_coco(document, folder / "images")
-    if any(fault.kind == "error" for fault in faults):
+    if any(not fault.mended for fault in faults):
         return
     for image in read_coco(document, folder / "images").images:
         assert np.isfinite(image.boxes).all()

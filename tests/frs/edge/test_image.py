@@ -189,7 +189,7 @@ def test_a_format_that_makes_pillow_run_a_program_is_no_image(tmp_path: Path, mo
     ):
         load_image(path)
     assert not (tmp_path / "was_run").exists()
-    with Image.open(path) as image, pytest.raises(OSError, match="gs|file"):
+    with Image.open(path) as image, pytest.raises(OSError, match=r"gs|file"):
         image.load()
     assert (tmp_path / "was_run").exists(), "Pillow itself would have run it"
 
