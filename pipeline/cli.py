@@ -221,18 +221,26 @@ def plan(config: Path, overrides: tuple[str, ...], until: str | None, force: tup
 
 @main.command()
 @_config_argument
-def check(config: Path, overrides: tuple[str, ...]) -> None:
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("check"),
+    show_default=True,
+    help="Folder for a picture of the worst image, if boxes are at fault.",
+)
+def check(config: Path, overrides: tuple[str, ...], out: Path) -> None:
     """Check CONFIG, and the data, weights and environment that it needs. Runs nothing."""
     from stages.check import run_check
 
     settings, _ = _load(config, overrides)
-    findings = run_check(settings)
-    with open_console() as console:
-        for fine, what, found in findings:
-            console.print(f"{'ok' if fine else 'FAULT':5}  {what}: {found}")
-    faults = sum(not fine for fine, _, _ in findings)
+    verdicts = []
+    with open_console() as console, console.working("check"):
+        for verdict, what, found in run_check(settings, out, console):
+            verdicts.append(verdict)
+            console.print(f"{verdict.value:7}  {what}: " + found.replace("\n", "\n" + 11 * " "))
+    faults = sum(not verdict for verdict in verdicts)
     if faults:
-        raise PipelineError(f"{config}: {faults} of {len(findings)} checks found a fault; they are marked FAULT above.")
+        raise PipelineError(f"{config}: {faults} of {len(verdicts)} checks found a fault; they are marked FAULT above.")
 
 
 @main.command()

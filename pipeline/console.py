@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
@@ -61,6 +62,17 @@ class Console:
             self._first = now, done, total
         self._progress(done, total, printable(", ".join(_figures(figures) + self._left(now, done, total))))
 
+    @contextmanager
+    def working(self, label: str) -> Iterator[None]:
+        """Show progress under a label while something is done that is no stage."""
+        self._label, self._first, self._shown = label, None, self._clock()
+        self._open()
+        try:
+            yield
+        finally:
+            self._stop()
+            self._label = ""
+
     def stage_started(self, name: str, number: int, count: int, reasons: Sequence[str]) -> None:
         """A stage begins, for these reasons."""
         self._stage, self._label, self._first = name, f"[{number}/{count}] {name}", None
@@ -95,7 +107,14 @@ class Console:
             percent = f"{100 * done / total:.0f}%" if total > 0 else ""
             self._line(f"{self._label}: {', '.join(part for part in (percent, text) if part)}")
 
+    def _open(self) -> None:
+        """A terminal has a bar."""
+
+    def _stop(self) -> None:
+        """And takes it away."""
+
     def _end(self, how: str) -> None:
+        self._stop()
         self.print(f"{self._label}: {how}")
         self._stage = self._label = ""
 
@@ -126,9 +145,12 @@ class TerminalConsole(Console):
         self._terminal.print(renderable)
 
     def stage_started(self, name: str, number: int, count: int, reasons: Sequence[str]) -> None:
+        super().stage_started(name, number, count, reasons)
+        self._open()
+
+    def _open(self) -> None:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-        super().stage_started(name, number, count, reasons)
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -147,10 +169,6 @@ class TerminalConsole(Console):
     def _progress(self, done: float, total: float, text: str) -> None:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, total=total, text=text)
-
-    def _end(self, how: str) -> None:
-        self._stop()
-        super()._end(how)
 
     def _stop(self) -> None:
         if self._bar is not None:

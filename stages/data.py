@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from frs.errors import DataError
 from pipeline.config import CocoData, Config, TreesData
+from pipeline.errors import ConfigError
 from pipeline.stage import Context, Metrics, Stage
 from stages.common import cache_folder, images_folder, write_json
 
 if TYPE_CHECKING:
-    from frs.data import Category
+    from frs.data import CocoDataset
 
 
 def stage() -> Stage:
@@ -40,6 +41,10 @@ def _external(config: Config) -> Mapping[str, Path]:
     splits = {"train": config.data.train, "val": config.data.val}
     files = {f"data.{name}.annotations": split.annotations for name, split in splits.items()}
     for name, split in splits.items():
+        if not split.annotations.is_file():
+            raise ConfigError(f"data.{name}.annotations: there is no file {split.annotations}; correct the path")
+        if not split.images.is_dir():
+            raise ConfigError(f"data.{name}.images: there is no folder {split.images}; correct the path")
         found = image_files(split.annotations, split.images)
         files |= {f"data.{name}.images/{file}": path for file, path in found.items()}
     return files
@@ -53,7 +58,7 @@ def _run(context: Context) -> Metrics:
     sources = _trees(config, context) if isinstance(config, TreesData) else _coco(config)
     metrics: Metrics = {}
     hashes: dict[str, dict[str, str]] = {}
-    categories = {}
+    splits: dict[str, CocoDataset] = {}
     for split, source in sources.items():
         folder = images_folder(context.config, split, context.outputs["images"])
         data = read_coco(source, folder)
@@ -65,11 +70,13 @@ def _run(context: Context) -> Metrics:
             raise DataError(
                 f"{source}: the {split} split has not one object that is no crowd; there is nothing to find in it"
             )
-        categories[split] = data.categories
+        splits[split] = data
         context.progress.log(f"{split}: {len(data.images)} images, {boxes} boxes")
-    _check_categories(categories["train"], categories["val"])
+    _check_categories(splits["train"], splits["val"])
     _check_splits(hashes)
-    metrics["classes"] = [category.name for category in categories["val"]]
+    if isinstance(config, CocoData):
+        _check_images(splits, context)
+    metrics["classes"] = [category.name for category in splits["val"].categories]
     write_json(context.outputs["image_hashes"], hashes)
     return metrics
 
@@ -96,10 +103,12 @@ def _coco(config: CocoData) -> dict[str, Path]:
     return {"train": config.train.annotations, "val": config.val.annotations}
 
 
-def _check_categories(train: tuple[Category, ...], val: tuple[Category, ...]) -> None:
+def _check_categories(train: CocoDataset, val: CocoDataset) -> None:
     """A label is a place in this list: with two lists every class would be learnt under another's number."""
-    if train != val:
-        odd = sorted({f"{each.id} {each.name}" for each in set(train) ^ set(val)})
+    from frs.data.check import odd_categories
+
+    odd = [f"{each.id} {each.name}" for each in odd_categories(train.categories, val.categories)]
+    if odd:
         raise DataError(
             f"data: the two annotation files do not have the same categories ({', '.join(odd[:6])} are in one alone); give "
             "both the same list, with the same ids and names"
@@ -108,10 +117,28 @@ def _check_categories(train: tuple[Category, ...], val: tuple[Category, ...]) ->
 
 def _check_splits(hashes: Mapping[str, Mapping[str, str]]) -> None:
     """An image that is trained on and scored on makes every AP in the report a lie."""
-    trained = {content: name for name, content in hashes["train"].items()}
-    shared = [(trained[content], name) for name, content in hashes["val"].items() if content in trained]
+    from frs.data.check import shared_images
+
+    shared = shared_images(hashes["train"], hashes["val"])
     if shared:
         raise DataError(
             f"data: {len(shared)} images are in both splits (first: {shared[0][0]} in train is {shared[0][1]} in "
             "val); remove them from one of the two annotation files"
         )
+
+
+def _check_images(splits: Mapping[str, CocoDataset], context: Context) -> None:
+    """An image that cannot be decoded would stop the training days later, at the batch that meets it."""
+    from frs.data.check import check_images
+    from frs.data.faults import summary
+
+    faults = []
+    for split, data in splits.items():
+
+        def watch(done: int, total: int, split: str = split) -> None:
+            context.progress.update(done, total, images=f"{split} {done}/{total}")
+
+        faults += check_images(data, watch)
+    if faults:
+        counts, *first = summary(faults)
+        raise DataError("\n  ".join([f"data: {counts}; `frs-pipeline check` lists them all", *first]))

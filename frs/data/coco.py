@@ -135,15 +135,31 @@ def write_coco(dataset: CocoDataset, path: Path) -> None:
 
 
 def image_files(annotations: Path, images: Path) -> dict[str, Path]:
-    """The files that a data set names, by their names in it. Raises DataError when it cannot be read, or a name leads out of
-    the folder."""
+    """The files that a data set names, by their names in it.
+
+    Raises DataError when it cannot be read, a name leads out of the folder, or a file is missing.
+    """
     entries = _document(annotations).get("images")
     if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
         raise DataError(f"{annotations}: `images` must be a list of objects; is it a COCO file?")
     names = [each.get("file_name") for each in entries]
     if not all(isinstance(name, str) and "\0" not in name for name in names):
         raise DataError(f"{annotations}: every one of `images` needs a file_name; is it a COCO file?")
-    return {name: inside(images, name) for name in names}
+    files = {name: inside(images, name) for name in names}
+    missing = [path for path in files.values() if not _is_there(path)]
+    if missing:
+        raise DataError(
+            f"{annotations}: {Kind.MISSING.counted(len(missing))} (first: {missing[0]}); put them there, or remove their "
+            "entries and annotations. `frs-pipeline check` names them all"
+        )
+    return files
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -254,14 +270,11 @@ class _Reader:
             return Kind.TWICE, f"its {what} is there twice; remove one of the two, or give it its own"
         try:
             path = inside(self.root, name)
-            there = path.is_file()
         except DataError as error:
             return Kind.ELSEWHERE, str(error)
-        except OSError as error:  # is_file: a name that is too long
-            return Kind.MISSING, f"cannot be looked for ({error.strerror}); rename the image"
-        return (
-            None if there else (Kind.MISSING, f"there is no {path}; put it there, or remove its entry and annotations")
-        )
+        if not _is_there(path):
+            return Kind.MISSING, f"there is no {path}; put it there, or remove its entry and annotations"
+        return None
 
     def _malformed(self, key: str, where: str, entry: dict[str, Any], needs: str, *fields: str) -> None:
         if _is_int(entry.get("id")):

@@ -18,6 +18,7 @@ from pipeline import __version__
 from pipeline.cli import main
 from pipeline.errors import Busy, ConfigError
 from pipeline.stage import Context
+from stages.check import Verdict
 from tests.pipeline.lab import Lab
 
 ROOT = Path(__file__).parents[2]
@@ -164,12 +165,23 @@ def test_report_takes_a_name_or_a_folder(lab: Lab) -> None:
 
 
 def test_check_lists_its_findings(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    findings = [(True, "torch", "2.14"), (False, "data.train", "no boxes")]
-    monkeypatch.setitem(sys.modules, "stages.check", module("stages.check", run_check=lambda config: findings))
+    findings = [
+        (Verdict.OK, "torch", "2.14"),
+        (Verdict.FAULT, "data.train", "2 images are missing\na.png\nb.png"),
+        (Verdict.WARNING, "picture", "a\x1b[2J.png"),
+    ]
+    stand_in = module("stages.check", run_check=lambda config, out, progress: iter(findings))
+    monkeypatch.setitem(sys.modules, "stages.check", stand_in)
     result = call("check", "one.yaml")
     assert result.exit_code == 1
-    assert result.stdout.splitlines() == ["ok     torch: 2.14", "FAULT  data.train: no boxes"]
-    assert "one.yaml: 1 of 2 checks found a fault" in result.stderr
+    assert result.stdout.splitlines() == [
+        "ok       torch: 2.14",
+        "FAULT    data.train: 2 images are missing",
+        "           a.png",
+        "           b.png",
+        "warning  picture: a\\x1b[2J.png",
+    ]
+    assert "one.yaml: 1 of 3 checks found a fault" in result.stderr
     del findings[1]
     assert call("check", "one.yaml").exit_code == 0
 

@@ -94,12 +94,12 @@ def test_splits_of_other_categories_are_refused(mine: Path) -> None:
 def test_faults_in_the_data_set_are_one_paragraph(mine: Path) -> None:
     (mine / "val/images/3.png").unlink()
     done = frs_pipeline("run", "mine.yaml", "--until", "data", cwd=mine, check=False)
-    assert done.returncode == 2
-    assert "3.png" in done.stderr
+    assert done.returncode == 1
+    assert "val/annotations.json: 1 image is missing (first:" in done.stderr
     assert "Traceback" not in done.stderr
     found = frs_pipeline("check", "mine.yaml", cwd=mine, check=False)
     assert found.returncode == 1
-    assert "FAULT  data.val: image 3 (3.png)" in found.stdout
+    assert "FAULT    data.val: 1 image is missing\n           image 3 (3.png): there is no" in found.stdout
 
 
 def test_check_names_weights_that_are_not_there(mine: Path) -> None:

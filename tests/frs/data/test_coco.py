@@ -127,7 +127,7 @@ def test_what_is_written_is_what_was_read_and_pycocotools_reads_it(folder: Path)
             changed("annotations", 0, "iscrowd", value="0"),
             r"annotation 1 of image 4.*: iscrowd must be 0 or 1, got '0'",
         ),
-        (changed("images", 0, "file_name", value="a" * 5000), "File name too long"),
+        (changed("images", 0, "file_name", value="a" * 5000), "there is no"),
         (changed("images", 0, "file_name", value="\ud800.png"), "cannot be followed"),
         (changed("annotations", 0, "bbox", value=[41, 2, 3, 4]), r"lies outside its image \(40 x 30\)"),
     ],
@@ -221,6 +221,10 @@ def test_image_files(folder: Path) -> None:
     images = folder / "images"
     found = image_files(write(folder, GOOD), images)
     assert found == {name: images / name for name in ("a.png", "sub/b.png", "c.png")}
+    document = changed("images", 0, "file_name", value="a" * 5000)
+    document["images"][1]["file_name"] = "sub"
+    with pytest.raises(DataError, match=r"a\.json: 2 images are missing \(first: .*/images/aaa"):
+        image_files(write(folder, document), images)
     for wrong in ({}, {"images": [3]}, {"images": [{"file_name": 3}]}, {"images": [{"file_name": "a\0"}]}):
         with pytest.raises(DataError, match="is it a COCO file"):
             image_files(write(folder, wrong), images)
