@@ -118,12 +118,13 @@ def _check_categories(train: CocoDataset, val: CocoDataset) -> None:
 def _check_splits(hashes: Mapping[str, Mapping[str, str]]) -> None:
     """An image that is trained on and scored on makes every AP in the report a lie."""
     from frs.data.check import shared_images
+    from frs.data.faults import Kind
 
     shared = shared_images(hashes["train"], hashes["val"])
     if shared:
         raise DataError(
-            f"data: {len(shared)} images are in both splits (first: {shared[0][0]} in train is {shared[0][1]} in "
-            "val); remove them from one of the two annotation files"
+            f"data: {Kind.SHARED.counted(len(shared))} (first: {shared[0][0]} in train is {shared[0][1]} in "
+            "val); remove each from one of the two annotation files"
         )
 
 

@@ -34,8 +34,8 @@ def check_coco(annotations: Path, images: Path, *, decode: bool = True) -> list[
 
 
 def check_objects(dataset: CocoDataset) -> list[Fault]:
-    """Whether there is anything to find."""
-    if any((~image.crowd).any() for image in dataset.images):
+    """Whether there is anything to find. Without images or categories there is not, which is a fault already."""
+    if not dataset.images or not dataset.categories or any((~image.crowd).any() for image in dataset.images):
         return []
     message = "there is not one object that is no crowd, so nothing to find; annotate some, or take another file"
     return [Fault(Kind.NOTHING, "annotations", message)]
@@ -76,15 +76,14 @@ def content_hashes(dataset: CocoDataset) -> dict[str, str]:
 
 def check_splits(train: CocoDataset, val: CocoDataset) -> list[Fault]:
     """What is wrong between the two: other categories, or an image, by its content, in both."""
-    odd = [
-        Fault(Kind.CATEGORIES, f"category {each.id} ({each.name})", "both files must have the same ids and names")
-        for each in odd_categories(train.categories, val.categories)
-    ]
+    odd = odd_categories(train.categories, val.categories) if train.categories and val.categories else []
+    message = "both annotation files must have the same ids and names; correct one of them"
+    other = [Fault(Kind.CATEGORIES, f"category {each.id} ({each.name})", message) for each in odd]
     shared = [
         Fault(Kind.SHARED, f"{theirs} in train", f"it is {ours} in val; remove it from one of the two")
         for theirs, ours in shared_images(content_hashes(train), content_hashes(val))
     ]
-    return [*odd, *shared]
+    return [*other, *shared]
 
 
 def odd_categories(train: tuple[Category, ...], val: tuple[Category, ...]) -> list[Category]:

@@ -145,7 +145,10 @@ def image_files(annotations: Path, images: Path) -> dict[str, Path]:
     names = [each.get("file_name") for each in entries]
     if not all(isinstance(name, str) and "\0" not in name for name in names):
         raise DataError(f"{annotations}: every one of `images` needs a file_name; is it a COCO file?")
-    files = {name: inside(images, name) for name in names}
+    try:
+        files = {name: inside(images, name) for name in names}
+    except DataError as error:
+        raise DataError(f"{annotations}: {error}") from None
     missing = [path for path in files.values() if not _is_there(path)]
     if missing:
         raise DataError(
@@ -166,11 +169,11 @@ def _document(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        raise DataError(f"{path}: no such file; correct the path") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
+        raise DataError(f"{path}: cannot be read ({error}); give a COCO file, which is JSON in UTF-8") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from None
+        raise DataError(f"{path}: not valid JSON ({error}); is it a COCO file?") from None
     if not isinstance(document, dict):
         raise DataError(f"{path}: expected an object with images, annotations and categories; is it a COCO file?")
     return document

@@ -14,6 +14,7 @@ from frs.data.faults import Fault
 _SMALLEST, _LARGEST = 800, 1400  # the longer side of the canvas, in pixels of the picture
 _VISIBLE = 8  # no marked box is drawn smaller, in pixels of the picture
 _LISTED = 12
+_LEGEND = "red: refused; amber: mended when it is read; white: can be used; grey: beyond the image"
 _TEXT, _LINE = 15, 24
 _PAPER, _BEYOND, _INK, _FINE = (255, 255, 255), (70, 74, 80), (25, 25, 25), (255, 255, 255)
 _GRAVE, _MENDED = (225, 30, 60), (255, 170, 0)
@@ -106,14 +107,18 @@ def _explained(
     ]
     if len(faults) > _LISTED:
         lines.append((f"and {len(faults) - _LISTED} more", _INK))
-    sheet = Image.new("RGB", (canvas.width, canvas.height + _LINE * (len(lines) + 2)), _PAPER)
-    sheet.paste(canvas, (0, _LINE + 8))
+    head = 2 * _LINE + 8
+    width = max(canvas.width, _SMALLEST)  # a tall image is too narrow for the words
+    sheet = Image.new("RGB", (width, head + canvas.height + _LINE * len(lines) + 8), _PAPER)
+    sheet.paste(canvas, ((width - canvas.width) // 2, head))
     draw = ImageDraw.Draw(sheet)
-    draw.text((10, _LINE / 2 + 4), _fitted(title, font, canvas.width), fill=_INK, font=font, anchor="lm")
+    for row, line in enumerate((title, _LEGEND)):
+        y = 4 + _LINE * (row + 0.5)
+        draw.text((10, y), _fitted(line, font, width), fill=_INK, font=font, anchor="lm")
     for row, (line, colour) in enumerate(lines):
-        y = canvas.height + _LINE * (row + 1.5) + 10
+        y = head + canvas.height + 4 + _LINE * (row + 0.5)
         draw.rectangle((10, y - 6, 22, y + 6), fill=colour)
-        draw.text((32, y), _fitted(line, font, canvas.width - 32), fill=_INK, font=font, anchor="lm")
+        draw.text((32, y), _fitted(line, font, width - 32), fill=_INK, font=font, anchor="lm")
     return sheet
 
 

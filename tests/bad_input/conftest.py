@@ -28,7 +28,7 @@ CONFIG: dict[str, Any] = {
     "student": {"detector": {"backbone": "resnet10t"}},
 }
 REWRITTEN = ("runs/mine/config.yaml", "runs/mine/.lock", "runs/.store/.hashes.json")
-"""What every `run` writes anew before it looks at anything, and what none of its results is in."""
+"""What a `run` writes anew whatever comes of it, besides locks and unfinished work; none of its results is in these."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Place:
         found: dict[str, Any] = {}
         for path in sorted((self.folder / "runs").rglob("*")):
             name = str(path.relative_to(self.folder))
-            if path.is_file() and ".partial" not in name and name not in REWRITTEN:
+            if path.is_file() and ".partial" not in name and path.suffix != ".lock" and name not in REWRITTEN:
                 found[name] = (
                     json.loads(path.read_text())["stages"] if path.name == "manifest.json" else path.read_bytes()
                 )

@@ -71,7 +71,7 @@ def test_an_image_in_both_splits_is_refused(mine: Path) -> None:
     shutil.copy(mine / "train/images/4.png", mine / "val/images/1.png")
     done = frs_pipeline("run", "mine.yaml", "--until", "data", cwd=mine, check=False)
     assert done.returncode == 1
-    assert "1 images are in both splits (first: 4.png in train is 1.png in val)" in done.stderr
+    assert "1 image is in both splits (first: 4.png in train is 1.png in val)" in done.stderr
     assert "Traceback" not in done.stderr
 
 
