@@ -276,7 +276,12 @@ def predict(artifact: Path, images: tuple[Path, ...], out: Path, score: float) -
     """
     from stages.predict import run_predict
 
-    click.echo(json.dumps(run_predict(artifact, images, out, score), indent=2, ensure_ascii=False))
+    answers = run_predict(artifact, images, out, score)
+    text = json.dumps(answers, indent=2, ensure_ascii=False)
+    click.echo(text.encode(errors="backslashreplace").decode())  # a file name need not be UTF-8; JSON reads the escape
+    errors = [answer["error"] for answer in answers if "error" in answer]
+    if errors:
+        raise PipelineError("\n  ".join([f"{len(errors)} of {len(answers)} images cannot be read", *errors]))
 
 
 @main.command()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import CocoData, Config
 from pipeline.stage import Progress
-from stages.common import cache_folder, version_of
+from stages.common import cache_folder, spec, version_of
 
 if TYPE_CHECKING:
     from frs.data import CocoDataset, Fault
@@ -37,9 +37,12 @@ def run_check(config: Config, out: Path | None = None, progress: Progress | None
 
     A picture of the image with most boxes at fault, if there is one, is written to `out/worst.png`.
     """
-    yield from _trees(config) if not isinstance(config.data, CocoData) else _coco(config.data, out, progress)
-    yield from _weights(config)
+    splits: dict[str, CocoDataset] = {}
+    yield from _trees(config) if not isinstance(config.data, CocoData) else _coco(config.data, splits, out, progress)
     yield from _environment(config)
+    if version_of("torch") and version_of("timm"):
+        yield from _teacher(config, splits.get("val"))
+        yield from _detectors(config)
 
 
 def _trees(config: Config) -> Iterator[Finding]:
@@ -59,12 +62,14 @@ def _trees(config: Config) -> Iterator[Finding]:
         yield Verdict.FAULT, "data", str(error)
 
 
-def _coco(config: CocoData, out: Path | None, progress: Progress | None) -> Iterator[Finding]:
+def _coco(
+    config: CocoData, splits: dict[str, CocoDataset], out: Path | None, progress: Progress | None
+) -> Iterator[Finding]:
+    """What can be used of each split is put into `splits`."""
     from frs.data.check import check_images, check_objects, check_splits
     from frs.data.coco import examine
     from frs.errors import DataError
 
-    splits: dict[str, CocoDataset] = {}
     marked: list[tuple[CocoDataset, Fault]] = []
     for name, split in (("train", config.train), ("val", config.val)):
 
@@ -125,26 +130,44 @@ def _worst(marked: Sequence[tuple[CocoDataset, Fault]], out: Path) -> Iterator[F
         return
 
 
-def _weights(config: Config) -> Iterator[Finding]:
+def _teacher(config: Config, data: CocoDataset | None) -> Iterator[Finding]:
     from frs.errors import WeightsError
 
-    checkpoint = config.teacher.checkpoint
-    if checkpoint is not None:
-        from frs.detectors import load_detector
+    path = config.teacher.checkpoint
+    if path is None:
+        return
+    from frs.detectors import load_detector
+    from stages.teacher import check_teacher
 
-        try:
-            found = load_detector(checkpoint).spec
-            yield Verdict.OK, "teacher.checkpoint", f"{checkpoint}: {found.backbone}, {len(found.classes)} classes"
-        except WeightsError as error:
-            yield Verdict.FAULT, "teacher.checkpoint", str(error)
+    try:
+        detector = load_detector(path)
+        if data is not None and data.categories:
+            check_teacher(path, detector, data, config.student.detector)
+        found = f"{path}: {detector.spec.backbone}, {len(detector.spec.classes)} classes"
+        yield Verdict.OK, "teacher.checkpoint", found
+    except WeightsError as error:
+        yield Verdict.FAULT, "teacher.checkpoint", str(error)
+
+
+def _detectors(config: Config) -> Iterator[Finding]:
+    """Build both, with the weights that are files; nothing is downloaded."""
+    from frs.data import Category, CocoDataset
+    from frs.detectors import build_detector, load_backbone_weights
+    from frs.errors import WeightsError
+
+    any_class = CocoDataset(Path(), (), (Category(1, "object"),))
     for model, section in (("teacher", config.teacher), ("student", config.student)):
         weights = section.detector.weights
-        if isinstance(weights, Path):
-            there = weights.is_file()
-            found = f"{weights}" if there else f"{weights}: no such file"
-            yield Verdict.OK if there else Verdict.FAULT, f"{model}.detector.weights", found
-        else:
-            yield Verdict.OK, f"{model}.detector.weights", weights or "none: trained from scratch"
+        if section is config.teacher and config.teacher.checkpoint is not None:
+            continue  # the teacher is not built from its section
+        try:
+            detector = build_detector(spec(section.detector, any_class))
+            loaded: object = weights or "none, trained from scratch"
+            if isinstance(weights, Path):
+                loaded = load_backbone_weights(detector, weights, cache_dir=cache_folder())
+            yield Verdict.OK, f"{model}.detector", f"{section.detector.backbone}; weights: {loaded}"
+        except WeightsError as error:
+            yield Verdict.FAULT, f"{model}.detector", str(error)
 
 
 def _environment(config: Config) -> Iterator[Finding]:

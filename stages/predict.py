@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from frs.errors import DataError
+from frs.errors import DataError, ExportError
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Of the files in a folder that are taken for images."""
@@ -17,22 +17,37 @@ def run_predict(artifact: Path, images: Sequence[Path], out: Path, score: float)
     """Detect in each image, write it with its boxes to `out/<name>.png`, and return what was found.
 
     A folder stands for the images that lie in it, by name. Boxes are [x, y, width, height] in pixels of the image, as in
-    COCO; detections below `score` are left out. Raises FrsError for a file that is not ours or an image that cannot be read.
+    COCO; detections below `score` are left out. An image that cannot be read has an "error" in place of them. Raises FrsError
+    for a file that is not ours, and where a drawing would replace one of the images.
     """
+    import numpy as np
+
     from frs.edge.draw import draw_boxes
     from frs.edge.image import letterbox, load_image, to_nchw
     from frs.edge.ort import OnnxRuntimeSession
 
+    found_images = list(_images(images))
+    targets = _targets(found_images, out)
+    own = {path.resolve() for path in found_images} & {target.resolve() for target in targets}
+    if own:
+        raise DataError(f"--out {out}: a drawing would replace the image {min(own)}; choose another folder")
     session = OnnxRuntimeSession(artifact)
     info = session.info
     out.mkdir(parents=True, exist_ok=True)
-    answers = []
-    found_images = list(_images(images))
-    for path, target in zip(found_images, _targets(found_images, out), strict=True):
-        image = load_image(path)
+    answers: list[dict[str, Any]] = []
+    for path, target in zip(found_images, targets, strict=True):
+        try:
+            image = load_image(path)
+        except DataError as error:
+            answers.append({"image": str(path), "error": str(error)})
+            continue
         boxed, mapping = letterbox(image, info.height, info.width)
         found = session.predict(to_nchw([boxed] * (session.batch or 1)))[0]
         boxes = mapping.to_original(found.boxes)
+        if not (np.isfinite(boxes).all() and np.isfinite(found.scores).all()):
+            raise ExportError(
+                f"{artifact}: on {path} it computes NaN or infinity; export it in fp32, or train it again"
+            )
         kept = [i for i in range(len(found)) if found.scores[i] >= score]
         names = [info.classes[found.labels[i]] for i in kept]
         labels = [f"{name} {found.scores[i]:.2f}" for name, i in zip(names, kept, strict=True)]

@@ -5,11 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline.config import Config
+from pipeline.config import Config, RetinaNetConfig
 from pipeline.stage import Context, Metrics, Stage
 from stages.common import DATA_INPUTS, dataset, external, training_facts, write_json
 from stages.training import new_detector, train_detector
+
+if TYPE_CHECKING:
+    from frs.data import CocoDataset
+    from frs.detectors import Detector
 
 
 def stage() -> Stage:
@@ -43,23 +48,31 @@ def _run(context: Context) -> Metrics:
 
 
 def _given(context: Context, path: Path) -> Metrics:
-    """Check that the checkpoint is a teacher for this data set and this student, and take it as it is."""
+    """Take the checkpoint as it is, if it is a teacher for this data set and this student."""
     from frs.detectors import load_detector, parameter_count
-    from frs.errors import WeightsError
 
     detector = load_detector(path)
-    data = dataset(context, "val")
+    check_teacher(path, detector, dataset(context, "val"), context.config.student.detector)
+    shutil.copyfile(path, context.outputs["weights"])
+    write_json(context.outputs["history"], [])
+    return {"params": parameter_count(detector), "given": path.name}
+
+
+def check_teacher(path: Path, detector: Detector, data: CocoDataset, student: RetinaNetConfig) -> None:
+    """Raises WeightsError unless the detector knows the data set's classes and the student's anchors."""
+    from frs.errors import WeightsError
+
+    spec = detector.spec
     classes = tuple(category.name for category in data.categories)
-    if detector.spec.classes != classes:
+    if spec.classes != classes:
         raise WeightsError(
-            f"{path}: the teacher's classes are {list(detector.spec.classes)}, the data set's are {list(classes)}; "
-            "both must have the same names in the same order"
+            f"{path}: the teacher's classes are {_some(spec.classes)}, the data set's are {_some(classes)}; both must have "
+            "the same names in the same order"
         )
-    student = context.config.student.detector
     pairs = {
-        "levels": (detector.spec.levels, student.levels),
-        "octaves": (detector.spec.octaves, student.octaves),
-        "ratios": (len(detector.spec.ratios), len(student.ratios)),
+        "levels": (spec.levels, student.levels),
+        "octaves": (spec.octaves, student.octaves),
+        "ratios": (len(spec.ratios), len(student.ratios)),
     }
     for key, (ours, theirs) in pairs.items():
         if ours != theirs:
@@ -67,6 +80,8 @@ def _given(context: Context, path: Path) -> Metrics:
                 f"{path}: the teacher has {key} {ours}, student.detector has {theirs}; FRS compares them place by "
                 "place, so give the student the teacher's"
             )
-    shutil.copyfile(path, context.outputs["weights"])
-    write_json(context.outputs["history"], [])
-    return {"params": parameter_count(detector), "given": path.name}
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"{', '.join(names[:8])}{more}"

@@ -225,7 +225,7 @@ class _Reader:
         names: set[str] = set()
         for where, entry in self._entries("categories"):
             key, name = entry.get("id"), entry.get("name")
-            if not _is_int(key) or not isinstance(name, str) or not name:
+            if not _is_int(key) or not _is_name(name):
                 self._malformed("categories", where, entry, "needs an integer id and a name", "id", "name")
             elif key in ids or name in names:
                 self.refused["categories"].add(key)
@@ -245,7 +245,7 @@ class _Reader:
         files: set[str] = set()
         for where, entry in self._entries("images"):
             key, name = entry.get("id"), entry.get("file_name")
-            if not _is_int(key) or not isinstance(name, str) or not name:
+            if not _is_int(key) or not _is_name(name):
                 self._malformed("images", where, entry, "needs an integer id and a file_name", "id", "file_name")
                 continue
             where = f"image {key} ({name})"
@@ -351,6 +351,11 @@ def _image(record: dict[str, Any], objects: list[_Object]) -> CocoImage:
 
 def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _is_name(value: object) -> TypeGuard[str]:
+    """Half of a surrogate pair, which JSON can hold, can be written nowhere else."""
+    return isinstance(value, str) and value != "" and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from frs.errors import WeightsError
 
 STRIDES = (8, 16, 32)
+_SOURCES = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
+"""timm's options that load something. A name and options may come with a file from anywhere, as "hf-hub:..." may."""
 
 
 class Backbone(nn.Module):
@@ -44,10 +46,14 @@ class Backbone(nn.Module):
 
 def _create(name: str, options: Mapping[str, Any], **more: Any) -> Any:
     try:
+        if not timm.is_model(name):
+            raise ValueError("there is no such model")
+        if not _SOURCES.isdisjoint(options):
+            raise ValueError(f"{', '.join(sorted(_SOURCES & set(options)))} would load a file; see `weights`")
         return timm.create_model(name, pretrained=False, features_only=True, **options, **more)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except Exception as error:  # whatever the models raise at options that they do not expect
         near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
         raise WeightsError(
-            f"backbone {name}: timm cannot make it ({str(error).splitlines()[0]})"
+            f"backbone {name}: timm cannot make it ({' '.join(str(error).split())[:200]})"
             + (f"; similar names: {near}" if near else "; see timm.list_models()")
         ) from None

@@ -19,6 +19,6 @@ def parse_spec(text: str) -> RetinaNetSpec:
         family = json.loads(text)["family"]
         if family == RetinaNetSpec.family:
             return RetinaNetSpec.from_json(text)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"no detector's description: {error}") from None
     raise ValueError(f"unknown detector family {family!r}")

@@ -73,7 +73,34 @@ class RetinaNetSpec:
         if fields.pop("family") != cls.family:
             raise ValueError("another family")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        return cls(**values)
+        spec = cls(**values)
+        spec._check()
+        return spec
+
+    def _check(self) -> None:
+        """Raises ValueError for what no configuration could have asked for: a small file must not ask for much memory."""
+        sizes = {
+            "fpn_channels": (self.fpn_channels, 8, 1024),
+            "levels": (self.levels, 3, 5),
+            "head_channels": (8 if self.head_channels is None else self.head_channels, 8, 1024),
+            "head_depth": (self.head_depth, 0, 8),
+            "octaves": (self.octaves, 1, 5),
+            "classes": (len(self.classes), 1, 10_000),
+            "ratios": (len(self.ratios), 1, 100),
+        }
+        for name, (value, least, most) in sizes.items():
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(f"{name}: got {value!r}, expected {least} to {most}")
+        numbers = (self.anchor_scale, *self.ratios, *(self.pixel_mean or ()), *(self.pixel_std or ()))
+        if not all(type(value) in (int, float) and 0 <= value < 1e6 for value in numbers):
+            raise ValueError(f"anchors and normalisation: got {numbers}, expected numbers")
+        names = (*self.classes, self.backbone)
+        if not all(isinstance(name, str) for name in names) or not all(type(key) is int for key in self.category_ids):
+            raise ValueError("classes and backbone must be names, category_ids integers")
+        if len(self.classes) != len(self.category_ids) or not isinstance(self.backbone_options, Mapping):
+            raise ValueError("classes and category_ids must be as many, backbone_options a mapping")
+        if self.head_norm not in ("none", "group") or self.p6_source not in ("c5", "p5"):
+            raise ValueError(f"head_norm {self.head_norm!r} or p6_source {self.p6_source!r} is not known")
 
 
 class RetinaNet(Detector):

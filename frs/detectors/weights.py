@@ -39,7 +39,7 @@ def load_detector(path: Path) -> Detector:
         )
     try:
         detector = build_detector(parse_spec(metadata[SPEC_KEY]))
-    except ValueError as error:
+    except (ValueError, WeightsError) as error:
         raise WeightsError(f"{path}: {error}; it may be of a newer version") from None
     load_strictly(detector, tensors, str(path))
     return detector.eval()
@@ -61,11 +61,12 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: str)
         if names
     ]
     if faults:
-        raise WeightsError(f"{source}: the weights are of another network: {'; '.join(faults)}")
+        raise WeightsError(f"{source}: the weights are of another network: {'; '.join(faults)}; give those of this one")
     bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
     if bad:
         raise WeightsError(
-            f"{source}: {len(bad)} tensors hold NaN or infinity (first: {bad[0]}); the training that wrote them diverged"
+            f"{source}: {len(bad)} tensor{'s hold' if len(bad) > 1 else ' holds'} NaN or infinity (first: {bad[0]}); the "
+            "training that wrote it diverged, so give another"
         )
     module.load_state_dict(dict(tensors))
 
@@ -77,7 +78,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a whole safetensors file ({error}); copy or train it again") from None
+        raise WeightsError(
+            f"{path}: not a whole safetensors file ({error}); give one that a run wrote, or train it again"
+        ) from None
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

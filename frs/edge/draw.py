@@ -36,9 +36,10 @@ def draw_boxes(
     for i, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
         rectangle(draw, (x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=width)
         if labels is not None:
-            left, top, right, bottom = draw.textbbox((x0, y0), labels[i], font=font, anchor="lb")
+            label = " ".join(labels[i].split())  # a name may hold line breaks
+            left, top, right, bottom = draw.textbbox((x0, y0), label, font=font, anchor="lb")
             draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), fill=colour)
-            draw.text((x0, y0), labels[i], fill=(0, 0, 0), font=font, anchor="lb")
+            draw.text((x0, y0), label, fill=(0, 0, 0), font=font, anchor="lb")
     return picture
 
 

@@ -75,7 +75,8 @@ def _parse(text: str, kind: str, where: str) -> Any:
     fault = ExportError(f"{where} is {text[:80]!r}, expected {kind}; export the file again")
     try:
         value = json.loads(text)
-    except ValueError:
+        json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair can be written nowhere
+    except (ValueError, RecursionError):
         raise fault from None
     if kind.startswith("tuple"):
         item = str if "str" in kind else int

@@ -36,8 +36,7 @@ class OnnxRuntimeSession:
             )
         self.metadata = GraphMetadata.from_properties(self.session.get_modelmeta().custom_metadata_map, path)
         self.path = path
-        first = self.session.get_inputs()[0].shape[0]
-        self.batch: int | None = first if isinstance(first, int) else None  # None: the graph leaves it open
+        self.batch = self._check_graph()
 
     @property
     def info(self) -> ModelInfo:
@@ -46,7 +45,18 @@ class OnnxRuntimeSession:
     def predict(self, images: npt.NDArray[np.uint8]) -> list[Detections]:
         """images: (N, 3, height, width) uint8, N as exported. Raises ExportError for anything else."""
         self._check(images)
-        boxes, scores, labels, counts = self.run_raw(images)
+        try:
+            boxes, scores, labels, counts = self.run_raw(images)
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            raise ExportError(
+                f"{self.path}: ONNX Runtime cannot run it ({_first_line(error)}); export it again"
+            ) from None
+        strange = labels[(labels < 0) | (labels >= len(self.info.classes))]
+        if strange.size:
+            raise ExportError(
+                f"{self.path}: it answers with class {strange[0]}, and has {len(self.info.classes)} from 0 on; its graph and "
+                "its metadata do not belong together, so export it again"
+            )
         return [
             Detections(boxes[i, :count], scores[i, :count], labels[i, :count])
             for i, count in enumerate(counts.tolist())
@@ -56,6 +66,19 @@ class OnnxRuntimeSession:
         """The graph alone, for timing: boxes, scores, labels and num_detections, padded."""
         outputs: list[npt.NDArray[Any]] = self.session.run(OUTPUTS, {"images": images})
         return outputs
+
+    def _check_graph(self) -> int | None:
+        """The graph's batch, None where it leaves it open. Raises ExportError for a graph that is not as its metadata say."""
+        inputs = [(each.name, each.type, each.shape[1:]) for each in self.session.get_inputs()]
+        outputs = [each.name for each in self.session.get_outputs()]
+        expected = [("images", "tensor(uint8)", [3, self.info.height, self.info.width])]
+        if inputs != expected or outputs != OUTPUTS:
+            raise ExportError(
+                f"{self.path}: its metadata promise the input {expected[0]} and the outputs {', '.join(OUTPUTS)}, its graph "
+                f"has {inputs} and {', '.join(outputs)}; export it again"
+            )
+        batch = self.session.get_inputs()[0].shape[0]
+        return batch if isinstance(batch, int) else None
 
     def _check(self, images: npt.NDArray[np.uint8]) -> None:
         expected = (self.batch or "N", 3, self.info.height, self.info.width)
@@ -70,7 +93,6 @@ class OnnxRuntimeSession:
 def _open(path: Path, providers: Sequence[str], threads: int | None) -> Any:
     try:
         import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as errors
     except ImportError:
         raise RuntimeMissing(
             "ONNX Runtime is not installed; pip install onnxruntime (or onnxruntime-gpu, never both)"
@@ -84,18 +106,12 @@ def _open(path: Path, providers: Sequence[str], threads: int | None) -> Any:
         options.inter_op_num_threads = 1
     try:
         return onnxruntime.InferenceSession(path, options, providers=list(providers))
-    except (
-        errors.InvalidProtobuf,
-        errors.InvalidGraph,
-        errors.Fail,
-        errors.NotImplemented,
-        errors.InvalidArgument,
-    ) as e:
-        raise ExportError(
-            f"{path}: ONNX Runtime cannot open it as an ONNX file ({_first_line(e)}); export it again"
-        ) from None
     except ValueError as error:
         raise RuntimeMissing(f"{path}: {_first_line(error)}") from None
+    except Exception as error:  # ONNX Runtime's errors have no common base
+        raise ExportError(
+            f"{path}: ONNX Runtime cannot open it as an ONNX file ({_first_line(error)}); export it again"
+        ) from None
 
 
 def _first_line(error: Exception) -> str:

@@ -128,7 +128,7 @@ def test_what_is_written_is_what_was_read_and_pycocotools_reads_it(folder: Path)
             r"annotation 1 of image 4.*: iscrowd must be 0 or 1, got '0'",
         ),
         (changed("images", 0, "file_name", value="a" * 5000), "there is no"),
-        (changed("images", 0, "file_name", value="\ud800.png"), "cannot be followed"),
+        (changed("images", 0, "file_name", value="\ud800.png"), "needs an integer id and a file_name"),
         (changed("annotations", 0, "bbox", value=[41, 2, 3, 4]), r"lies outside its image \(40 x 30\)"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from dataclasses import replace
@@ -59,7 +60,23 @@ def test_files_that_are_no_detector_are_refused(tmp_path: Path) -> None:
         load_detector(path)
 
 
-@pytest.mark.parametrize("text", ["{}", "no json", '{"family": "yolo"}', '{"family": "retinanet", "classes": []}'])
+def described(**changes: Any) -> str:
+    return json.dumps({**json.loads(spec().to_json()), **changes})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}", "[]", "no json", "[" * 100_000, '{"family": "yolo"}', '{"family": "retinanet", "classes": []}',
+        described(levels=10**9), described(fpn_channels=10**9), described(levels="5"), described(head_depth=True),
+        described(ratios=[[1]]), described(ratios=["1"]), described(classes="abc"), described(classes=[1, 2, 3]),
+        described(anchor_scale=None), described(backbone=5), described(backbone_options=[1]), described(head_norm="batch"),
+        described(backbone="hf-hub:timm/resnet18"), described(backbone="local-dir:/tmp"), described(strange=1),
+        described(backbone_options={"checkpoint_path": "evil.pth"}), described(backbone_options={"channels": "x"}),
+        described(backbone_options={"stem_width": 0}), described(pixel_mean=[0, 0, "x"]),
+    ],
+    ids=lambda text: text[-40:],
+)  # fmt: skip
 def test_a_description_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "d.safetensors"
     save_file({"weight": torch.zeros(3)}, path, metadata={"frs.detector": text})
@@ -86,7 +103,7 @@ def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
     detector = scrambled()
     detector.class_output.bias.data[0] = float("nan")
     save_detector(tmp_path / "d.safetensors", detector)
-    with pytest.raises(WeightsError, match=r"1 tensors hold NaN or infinity \(first: class_output\.bias\)"):
+    with pytest.raises(WeightsError, match=r"1 tensor holds NaN or infinity \(first: class_output\.bias\)"):
         load_detector(tmp_path / "d.safetensors")
 
 
