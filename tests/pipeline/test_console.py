@@ -34,6 +34,16 @@ def test_plain_text_is_thin_but_has_start_and_end() -> None:
     ]
 
 
+def test_work_that_is_no_stage_shows_its_progress_too() -> None:
+    shown, clock = io.StringIO(), Clock()
+    console = Console(shown, clock=clock)
+    with console.working("check"):
+        for clock.now in (0, 6, 12, 18, 24):
+            console.update(clock.now, 24)
+        console.print("fine")
+    assert shown.getvalue().splitlines() == ["check: 50%, 12 s left", "check: 100%", "fine"]
+
+
 def test_time_left_counts_from_where_this_attempt_began() -> None:
     shown, clock = io.StringIO(), Clock()
     console = Console(shown, clock=clock)
