@@ -70,7 +70,7 @@ def _coco(
     from frs.data.coco import examine
     from frs.errors import DataError
 
-    marked: list[tuple[CocoDataset, Fault]] = []
+    found: dict[str, list[Fault]] = {}
     for name, split in (("train", config.train), ("val", config.val)):
 
         def watch(done: int, total: int, name: str = name) -> None:
@@ -83,17 +83,16 @@ def _coco(
             yield Verdict.FAULT, f"data.{name}", str(error)
             continue
         splits[name] = data
-        faults = [*faults, *check_objects(data), *check_images(data, watch)]
-        marked += [(data, fault) for fault in faults if fault.box is not None]
+        found[name] = faults = [*faults, *check_objects(data), *check_images(data, watch)]
         yield from _by_kind(f"data.{name}", faults)
         if all(fault.mended for fault in faults):
             boxes = sum(len(image.boxes) for image in data.images)
-            found = f"{split.annotations}: {len(data.images)} images, all decoded, and {boxes} boxes"
-            yield Verdict.OK, f"data.{name}", found
+            summed = f"{split.annotations}: {len(data.images)} images, all decoded, and {boxes} boxes"
+            yield Verdict.OK, f"data.{name}", summed
     if len(splits) == 2:
         yield from _by_kind("data", check_splits(splits["train"], splits["val"]))
-    if out is not None and marked:
-        yield from _worst(marked, out)
+    if out is not None:
+        yield from _worst(splits, found, out)
 
 
 def _by_kind(what: str, faults: Sequence[Fault]) -> Iterator[Finding]:
@@ -106,28 +105,30 @@ def _by_kind(what: str, faults: Sequence[Fault]) -> Iterator[Finding]:
         yield Verdict.WARNING if these[0].mended else Verdict.FAULT, what, "\n".join(lines)
 
 
-def _worst(marked: Sequence[tuple[CocoDataset, Fault]], out: Path) -> Iterator[Finding]:
+def _worst(splits: dict[str, CocoDataset], faults: dict[str, list[Fault]], out: Path) -> Iterator[Finding]:
     """Draw the image with most boxes at fault, of those that can be read."""
     from frs.data.picture import draw_faults
     from frs.errors import DataError
 
-    groups: dict[tuple[Path, int | None], tuple[CocoDataset, list[Fault]]] = {}
-    for data, fault in marked:
-        groups.setdefault((data.root, fault.image), (data, []))[1].append(fault)
-    for data, faults in sorted(groups.values(), key=lambda group: -len(group[1])):
-        image = next((image for image in data.images if image.id == faults[0].image), None)
-        try:
-            pixels = data.load(image) if image is not None else None
-        except DataError:
-            continue
-        if image is None or pixels is None:
-            continue
-        count = f"{len(faults)} of its boxes {'is' if len(faults) == 1 else 'are'} at fault"
-        title = f"image {image.id} ({image.file_name}): {count}"
-        out.mkdir(parents=True, exist_ok=True)
-        draw_faults(pixels, image.boxes, faults, title).save(out / "worst.png")
-        yield Verdict.WARNING, "picture", f"{out / 'worst.png'}: {title}"
-        return
+    groups: dict[tuple[str, int | None], list[Fault]] = {}
+    for name, found in faults.items():
+        for fault in found:
+            if fault.box is not None:
+                groups.setdefault((name, fault.image), []).append(fault)
+    for (name, key), these in sorted(groups.items(), key=lambda group: -len(group[1])):
+        data = splits[name]
+        for image in data.images:
+            if image.id != key:
+                continue
+            try:
+                pixels = data.load(image)
+            except DataError:
+                continue
+            title = f"image {image.id} ({image.file_name}) of {name}: {len(these)} of its boxes at fault"
+            out.mkdir(parents=True, exist_ok=True)
+            draw_faults(pixels, image.boxes, these, title).save(out / "worst.png")
+            yield Verdict.WARNING, "picture", f"{out / 'worst.png'}: {title}"
+            return
 
 
 def _teacher(config: Config, data: CocoDataset | None) -> Iterator[Finding]:

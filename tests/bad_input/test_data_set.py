@@ -282,9 +282,31 @@ def test_what_is_mended_is_a_warning_and_the_run_goes_on(place: Place) -> None:
         "           annotation 1 of image 1 (1.png): bbox [-20, 10, 40, 20] reaches beyond its image (64 x 64); it is clipped\n"
         "warning  data.train: 1 box has no area and is left out\n"
         "           annotation 2 of image 1 (1.png): bbox [10, 10, 0, 20] has no area; it is left out\n"
-        "warning  picture: check/worst.png: image 1 (1.png): 2 of its boxes are at fault\n"
+        "warning  picture: check/worst.png: image 1 (1.png) of train: 2 of its boxes at fault\n"
     )
     assert "train: 5 images, 9 boxes" in place.accepts("run", "mine.yaml", "--until", "data")
+
+
+def test_splits_that_share_ids_and_a_folder_are_told_apart(place: Place) -> None:
+    """Both have an image 1, in one folder: the picture is of the one whose boxes are at fault."""
+    for image in (place.folder / "val/images").iterdir():
+        image.rename(place.folder / "train/images" / f"val-{image.name}")
+    document = place.annotations("val")
+    for image in document["images"]:
+        image["file_name"] = f"val-{image['file_name']}"
+    document["annotations"][0]["bbox"] = [50, 50, 40, 40]
+    place.annotate("val", document)
+    result = call("check", "mine.yaml", "--set", "data.val.images=train/images", "--out", "here")
+    assert "picture: here/worst.png: image 1 (val-1.png) of val: 1 of its boxes at fault" in result.stdout
+    with Image.open("here/worst.png") as picture:
+        assert picture.width >= 800
+
+
+def test_check_runs_nothing_and_draws_nothing_without_need(place: Place) -> None:
+    shutil.rmtree(place.folder / "runs")
+    assert checked(place, code=0) == ""
+    assert not Path("runs").exists()
+    assert not Path("check").exists()
 
 
 RGB = np.random.default_rng(5).integers(0, 256, (64, 64, 3), dtype=np.uint8)
