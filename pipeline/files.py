@@ -74,17 +74,31 @@ def _is(path: Path, descriptor: int) -> bool:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Replace `path` by `text`, unless it has that content: after a crash the old or the new one is there, whole."""
+    """Replace `path` by `text`, unless it has that content: after a crash the old or the new one is there, whole.
+
+    Raises OSError with the path in it.
+    """
     content = text.encode()
     if path.is_file() and path.read_bytes() == content:
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
     sync(path.parent)
+
+
+def clear_temporary(folder: Path) -> None:
+    """Delete what a killed `write_atomic` left in a folder that nobody else writes to now."""
+    for path in folder.glob(".*.json.*"):
+        if path.suffix[1:].isdigit():
+            path.unlink()
 
 
 def to_json_text(value: Any) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.config import Config
 from pipeline.console import Console
 from pipeline.errors import Busy, GateFailed, StageError, StageFailed, StoreError
-from pipeline.files import locked, sync, sync_tree, write_atomic
+from pipeline.files import clear_temporary, locked, sync, sync_tree, write_atomic
 from pipeline.hashing import Hasher, canonical
 from pipeline.manifest import Manifest, Record, commit, host, versions
 from pipeline.plan import Step, consider, files, select
@@ -42,6 +42,7 @@ def run(
     work = _Run(config, stages, runs_dir, force, console, command)
     began = time.monotonic()
     with locked(work.folder / ".lock", busy=work.refuse):
+        clear_temporary(work.folder)
         write_atomic(work.folder / "config.yaml", config.to_yaml())
         try:
             for number, stage in enumerate(stages, 1):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StageError, StoreError
-from pipeline.files import locked, sync, sync_tree, to_json_text, tree_bytes, write_atomic
+from pipeline.files import clear_temporary, locked, sync, sync_tree, to_json_text, tree_bytes, write_atomic
 from pipeline.hashing import Hasher, sha256_of
 from pipeline.stage import Stage
 
@@ -157,6 +157,7 @@ class Store:
             shutil.rmtree(stale)
         attempt.outputs.mkdir(parents=True, exist_ok=True)
         attempt.scratch.mkdir(exist_ok=True)
+        clear_temporary(attempt.folder)
         if forced:
             (attempt.folder / _FORCED).touch()
         return attempt

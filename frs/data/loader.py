@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from frs.data.coco import CocoDataset, CocoImage
 from frs.data.transforms import Augment
@@ -190,4 +190,8 @@ def _collate(made: list[Sample | DataError]) -> Batch | DataError:
         crowd = torch.from_numpy(sample.crowd)
         valid[i, :n], ignore[i, :n] = ~crowd, crowd
     images = torch.from_numpy(to_nchw([sample.image for sample in samples]))
+    if get_worker_info() is not None:
+        # Here a full shared memory is an error. Left to the queue, it is one in a thread that nobody hears, and a hang.
+        for tensor in (images, boxes, labels, valid, ignore):
+            tensor.share_memory_()
     return Batch(images, Targets(boxes, labels, valid, ignore), tuple(sample.image_id for sample in samples))
