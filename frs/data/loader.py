@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,8 @@ CACHE_BYTES = 2**30
 
 _PATIENCE = 300
 """Seconds until a process that does not answer is given up."""
+
+_DIED = "a process that loads images has died ({}); if memory ran out, lower train.workers; the same command continues"
 
 
 @dataclass(frozen=True)
@@ -81,18 +84,31 @@ class TrainingLoader:
             [(epoch, int(index)) for index in order[step * self.batch : (step + 1) * self.batch]]
             for step in range(start_step, self.steps_per_epoch)
         ]
-        # timeout: a worker that hangs is an error; one that dies is reported by torch itself (see worker_error).
-        for made in DataLoader(
+        loader = DataLoader(
             self.samples,
             batch_sampler=batches,
             collate_fn=_collate,
             num_workers=self.workers,
             worker_init_fn=_leave_quietly,
             timeout=_PATIENCE if self.workers else 0,
-        ):
+        )
+        for made in _handed_over(loader):
             if isinstance(made, DataError):
                 raise made
             yield made
+
+
+def _handed_over(loader: DataLoader[Sample | DataError]) -> Iterator[Batch | DataError]:
+    """The batches. Of a worker that died with one in its hands there is nothing left but a torn connection."""
+    batches = iter(loader)
+    while True:
+        try:
+            made = next(batches)
+        except StopIteration:
+            return
+        except (ConnectionError, EOFError, pickle.UnpicklingError) as error:
+            raise TrainingError(_DIED.format(type(error).__name__)) from None
+        yield made
 
 
 def _leave_quietly(_worker: int) -> None:
@@ -117,10 +133,7 @@ def worker_error(error: RuntimeError) -> TrainingError | None:
             "set train.workers to 0; the same command continues"
         )
     if "exited unexpectedly" in text or "killed by signal" in text:
-        return TrainingError(
-            f"a process that loads images has died ({text.splitlines()[0].rstrip('. ')}); if memory ran out, lower "
-            "train.workers; the same command continues"
-        )
+        return TrainingError(_DIED.format(text.splitlines()[0].rstrip(". ")))
     return None
 
 
@@ -192,6 +205,7 @@ def _collate(made: list[Sample | DataError]) -> Batch | DataError:
     images = torch.from_numpy(to_nchw([sample.image for sample in samples]))
     if get_worker_info() is not None:
         # Here a full shared memory is an error. Left to the queue, it is one in a thread that nobody hears, and a hang.
+        share: Callable[[Tensor], Tensor] = Tensor.share_memory_  # torch has no types for it
         for tensor in (images, boxes, labels, valid, ignore):
-            tensor.share_memory_()
+            share(tensor)
     return Batch(images, Targets(boxes, labels, valid, ignore), tuple(sample.image_id for sample in samples))

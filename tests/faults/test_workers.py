@@ -13,7 +13,7 @@ import pytest
 from tests.faults.lab import command, run, wait_for
 
 # Enough batches that a worker is at work for a while; two workers change nothing in what is learnt.
-LONG = ("--set", "data.limit=40", "--set", "teacher.train.epochs=40", "--until", "teacher")
+LONG = ("--set", "data.limit=40", "--set", "teacher.train.epochs=10", "--until", "teacher")
 WORKERS = (*LONG, "--set", "teacher.train.workers=2")
 WEIGHTS = "runs/tiny/teacher.safetensors"
 
@@ -53,7 +53,7 @@ def test_a_worker_that_dies_is_an_error_and_the_same_command_continues(
     _, said = process.communicate()
     assert process.returncode == 1, said
     assert "Traceback" not in said
-    assert "stage teacher: a process that loads images has died (DataLoader worker (pid" in said
+    assert "stage teacher: a process that loads images has died (" in said
     assert said.endswith("if memory ran out, lower train.workers; the same command continues\n")
     assert "continuing at step" in run(tmp_path, *WORKERS).stdout
     assert (tmp_path / WEIGHTS).read_bytes() == undisturbed_weights

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -8,9 +10,9 @@ import pytest
 import torch
 
 from frs.data import CocoDataset, evaluation_batches, read_coco
-from frs.data.loader import Batch, TrainingLoader
+from frs.data.loader import Batch, TrainingLoader, _handed_over, worker_error
 from frs.data.transforms import Augment
-from frs.errors import DataError
+from frs.errors import DataError, TrainingError
 from tests.frs.data.test_coco import GOOD, changed, folder, write
 from tests.frs.training.conftest import draw_rectangles
 
@@ -104,3 +106,32 @@ def test_evaluation_batches_are_full_and_list_every_image_once(data: CocoDataset
     pixels, mappings, images = batches[-1]
     assert (len(mappings), len(images)) == (2, 2)
     np.testing.assert_array_equal(pixels[1], pixels[3])
+
+
+@pytest.mark.parametrize("torn", [ConnectionResetError(104, "reset"), EOFError(), UnpicklingError("truncated")])
+def test_a_batch_that_is_lost_on_its_way_is_a_dead_process(torn: Exception) -> None:
+    def batches() -> Iterator[int]:
+        yield 1
+        raise torn
+
+    handed = _handed_over(batches())  # type: ignore[arg-type]
+    assert next(handed) == 1
+    with pytest.raises(TrainingError, match=rf"a process that loads images has died \({type(torn).__name__}\)"):
+        next(handed)
+
+
+@pytest.mark.parametrize(
+    ("torch_says", "we_say"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Killed. ", "has died (DataLoader worker (pid 7) is killed by"),
+        ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", "has died (DataLoader worker (pid(s) 7, 8) exited"),
+        ("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible", "(/dev/shm)"),
+        ("Caught RuntimeError in DataLoader worker process 0.\nunable to write: No space left on device", "(/dev/shm)"),
+        ("DataLoader timed out after 300 seconds", "has not answered for 300 s"),
+        ("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback", None),
+        ("mat1 and mat2 shapes cannot be multiplied", None),
+    ],
+)
+def test_what_torch_says_of_its_workers_in_words(torch_says: str, we_say: str | None) -> None:
+    explained = worker_error(RuntimeError(torch_says))
+    assert explained is None if we_say is None else we_say in str(explained)
