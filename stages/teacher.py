@@ -71,13 +71,12 @@ def check_teacher(path: Path, detector: Detector, data: CocoDataset, student: Re
         )
     pairs = {
         "levels": (spec.levels, student.levels),
-        "octaves": (spec.octaves, student.octaves),
-        "ratios": (len(spec.ratios), len(student.ratios)),
+        "anchors at a place": (spec.anchors_per_location, student.octaves * len(student.ratios)),
     }
     for key, (ours, theirs) in pairs.items():
         if ours != theirs:
             raise WeightsError(
-                f"{path}: the teacher has {key} {ours}, student.detector has {theirs}; FRS compares them place by "
+                f"{path}: the teacher has {ours} {key}, student.detector has {theirs}; FRS compares them place by "
                 "place, so give the student the teacher's"
             )
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from frs.detectors.spec import DetectorSpec
+
+Outputs = TypeVar("Outputs", bound="HeadOutputs")
+
 
 @dataclass
 class HeadOutputs:
-    """The raw answers of the head, one tensor a level.
+    """The raw answers of the head, one tensor a level; a family may add lists of its own.
 
     class_logits: (B, A*K, H, W), channel = anchor * K + class; box_regression: (B, A*4, H, W), channel = anchor * 4 +
     coordinate.
@@ -20,6 +24,12 @@ class HeadOutputs:
 
     class_logits: list[Tensor]
     box_regression: list[Tensor]
+
+    def float(self: Outputs) -> Outputs:
+        """The same in float32."""
+        return replace(
+            self, **{each.name: [level.float() for level in getattr(self, each.name)] for each in fields(self)}
+        )
 
 
 @dataclass
@@ -51,7 +61,7 @@ class Candidates:
 class Detector(nn.Module, ABC):
     """A detector whose parts can be asked one by one: distillation and export need no hooks and no second pass."""
 
-    spec: Any
+    spec: DetectorSpec
     backbone: nn.Module
     pixel_mean: Tensor
     pixel_std: Tensor

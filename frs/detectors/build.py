@@ -6,19 +6,23 @@ import json
 
 from frs.detectors.base import Detector
 from frs.detectors.retinanet import RetinaNet, RetinaNetSpec
+from frs.detectors.spec import DetectorSpec
+
+_DETECTORS: dict[type[DetectorSpec], type[Detector]] = {RetinaNetSpec: RetinaNet}
 
 
-def build_detector(spec: RetinaNetSpec) -> Detector:
+def build_detector(spec: DetectorSpec) -> Detector:
     """A detector with random weights, in training mode."""
-    return RetinaNet(spec)
+    return _DETECTORS[type(spec)](spec)
 
 
-def parse_spec(text: str) -> RetinaNetSpec:
+def parse_spec(text: str) -> DetectorSpec:
     """The spec that `spec.to_json()` wrote. Raises ValueError for anything else."""
     try:
         family = json.loads(text)["family"]
-        if family == RetinaNetSpec.family:
-            return RetinaNetSpec.from_json(text)
+        for kind in _DETECTORS:
+            if family == kind.family:
+                return kind.from_json(text)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"no detector's description: {error}") from None
     raise ValueError(f"unknown detector family {family!r}")

@@ -6,11 +6,9 @@ images (B, 3, H, W) -> backbone [C3, C4, C5] -> FPN [P3 .. P7] -> two towers of 
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,88 +21,43 @@ from frs.detectors.boxes import clip, decode, encode
 from frs.detectors.fpn import FPN
 from frs.detectors.losses import focal_loss
 from frs.detectors.matching import match
+from frs.detectors.spec import DetectorSpec, check_numbers, check_ranges
 
 PRIOR = 0.01
 """What every anchor's score is before the first step: most of them are background."""
 
 
 @dataclass(frozen=True)
-class RetinaNetSpec:
+class RetinaNetSpec(DetectorSpec):
     """All that is needed to build the network again; the defaults are mmdetection's `retinanet_r50_fpn`.
 
-    fpn_channels, head_channels: widths (None: as the pyramid); levels: pyramid levels from P3; head_norm: "none" or
-    "group"; anchor_scale: smallest anchor side in strides; octaves: sizes a level; ratios: height over width;
-    pixel_mean, pixel_std: for pixels in 0..255 (None: what the backbone was trained with).
+    head_norm: "none" or "group"; p6_source: "c5" or "p5"; anchor_scale: smallest anchor side in strides; octaves: sizes a
+    level; ratios: height over width.
     """
 
     family: ClassVar[str] = "retinanet"
-    classes: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    backbone: str
-    backbone_options: Mapping[str, Any] = field(default_factory=dict)
-    fpn_channels: int = 256
-    levels: int = 5
-    head_channels: int | None = None
-    head_depth: int = 4
     head_norm: str = "none"
     p6_source: str = "c5"
     relu_before_p7: bool = False
     anchor_scale: float = 4.0
     octaves: int = 3
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    pixel_mean: tuple[float, ...] | None = None
-    pixel_std: tuple[float, ...] | None = None
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        return tuple(8 * 2**i for i in range(self.levels))
 
     @property
     def anchors_per_location(self) -> int:
         return self.octaves * len(self.ratios)
 
-    def to_json(self) -> str:
-        return json.dumps({"family": self.family, **asdict(self)})
-
-    @classmethod
-    def from_json(cls, text: str) -> RetinaNetSpec:
-        """Raises KeyError, TypeError or ValueError for text that is no spec."""
-        fields: dict[str, Any] = json.loads(text)
-        if fields.pop("family") != cls.family:
-            raise ValueError("another family")
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        spec = cls(**values)
-        spec._check()
-        return spec
-
-    def _check(self) -> None:
-        """Raises ValueError for what no configuration could have asked for: a small file must not ask for much memory."""
-        sizes = {
-            "fpn_channels": (self.fpn_channels, 8, 1024),
-            "levels": (self.levels, 3, 5),
-            "head_channels": (8 if self.head_channels is None else self.head_channels, 8, 1024),
-            "head_depth": (self.head_depth, 0, 8),
-            "octaves": (self.octaves, 1, 5),
-            "classes": (len(self.classes), 1, 10_000),
-            "ratios": (len(self.ratios), 1, 100),
-        }
-        for name, (value, least, most) in sizes.items():
-            if type(value) is not int or not least <= value <= most:
-                raise ValueError(f"{name}: got {value!r}, expected {least} to {most}")
-        numbers = (self.anchor_scale, *self.ratios, *(self.pixel_mean or ()), *(self.pixel_std or ()))
-        if not all(type(value) in (int, float) and 0 <= value < 1e6 for value in numbers):
-            raise ValueError(f"anchors and normalisation: got {numbers}, expected numbers")
-        names = (*self.classes, self.backbone)
-        if not all(isinstance(name, str) for name in names) or not all(type(key) is int for key in self.category_ids):
-            raise ValueError("classes and backbone must be names, category_ids integers")
-        if len(self.classes) != len(self.category_ids) or not isinstance(self.backbone_options, Mapping):
-            raise ValueError("classes and category_ids must be as many, backbone_options a mapping")
+    def _check_own(self) -> None:
+        check_ranges(octaves=(self.octaves, 1, 5), ratios=(len(self.ratios), 1, 100))
+        check_numbers("anchors", (self.anchor_scale, *self.ratios))
         if self.head_norm not in ("none", "group") or self.p6_source not in ("c5", "p5"):
             raise ValueError(f"head_norm {self.head_norm!r} or p6_source {self.p6_source!r} is not known")
 
 
 class RetinaNet(Detector):
     """One network for training, reference and export; see the module's first lines for the shapes."""
+
+    spec: RetinaNetSpec
 
     def __init__(self, spec: RetinaNetSpec) -> None:
         super().__init__()

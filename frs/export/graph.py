@@ -70,9 +70,7 @@ class DeployedDetector(nn.Module):
         """
         detector = self.detector
         features = detector.features(detector.normalize(images).to(self.dtype))
-        outputs = detector.head(features)
-        outputs.class_logits = [level.float() for level in outputs.class_logits]
-        outputs.box_regression = [level.float() for level in outputs.box_regression]
+        outputs = detector.head(features).float()
         size = (images.shape[-2], images.shape[-1])
         found = detector.decode(features, outputs, candidates=self.candidates, image_size=size)
         selected: tuple[Tensor, Tensor, Tensor, Tensor] = self.selection(found.boxes, found.scores, found.labels)

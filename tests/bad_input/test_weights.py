@@ -76,12 +76,12 @@ def test_a_teacher_that_fits_is_taken(small: Place) -> None:
         ),
         (
             replace(SPEC, octaves=2),
-            "the teacher has octaves 2, student.detector has 3; FRS compares them place by place, so give the student the "
-            "teacher's",
+            "the teacher has 6 anchors at a place, student.detector has 9; FRS compares them place by place, so give the "
+            "student the teacher's",
         ),
         (
             replace(SPEC, levels=4),
-            "the teacher has levels 4, student.detector has 3; FRS compares them place by place, so give the student the "
+            "the teacher has 4 levels, student.detector has 3; FRS compares them place by place, so give the student the "
             "teacher's",
         ),
     ],
