@@ -83,7 +83,8 @@ def _pictures(pictures: Pictures) -> list[str]:
 
 
 def _picture(picture: Picture) -> str:
-    return f"![Panels of {safe(picture.image)}]({picture.file})\n\n{safe(picture.image)}: {picture.caption}"
+    caption = f": {picture.caption}" if picture.caption else ""
+    return f"![Panels of {safe(picture.image)}]({picture.file})\n\n{safe(picture.image)}{caption}"
 
 
 def _hardware(report: Report) -> str:

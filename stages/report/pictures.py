@@ -30,7 +30,8 @@ _SMALLEST = 640
 
 @dataclass(frozen=True)
 class Picture:
-    """One photograph in several panels (title, image); file: under the run folder; image: the photograph's name."""
+    """One photograph in several panels (title, image); file: under the run folder; image: the photograph's name; caption:
+    what is to be said of all panels, if anything."""
 
     file: str
     image: str
@@ -93,7 +94,7 @@ def _maps(
             *(_panel(model, pixels, matches[model][image.id], thresholds[model]) for model in ("teacher", "student")),
             ("feature richness", draw_heat(large, _richness(context, teacher, pixels, large.shape[:2]))),
         )
-        drawn.append(Picture(f"pictures/{number}.png", image.file_name, f"{len(truth)} objects", panels))
+        drawn.append(Picture(f"pictures/{number}.png", image.file_name, "", panels))
     return tuple(drawn)
 
 
