@@ -50,18 +50,29 @@ class Struck:
     stderr: str
 
 
-def strike(folder: Path, stage: str, delay: float, how: signal.Signals, *arguments: str) -> Struck:
-    """Start the command, wait until `stage` starts, `delay` seconds more, and send the signal to the process group."""
+def strike(
+    folder: Path, stage: str, delay: float, how: signal.Signals, *arguments: str, training: bool = False
+) -> Struck:
+    """Start the command, wait until `stage` starts, `delay` seconds more, and send the signal to the process group.
+
+    training: wait for the stage's first checkpoint besides, past the seconds in which torch is imported.
+    """
     log = folder / f"strike-{stage}.txt"
     with log.open("w") as out, (folder / "stderr.txt").open("w") as err:
         process = subprocess.Popen(command(*arguments), cwd=folder, stdout=out, stderr=err, start_new_session=True)
         wait_for(log, f" {stage}: starts", process)
+        while training and process.poll() is None and not _checkpoint(folder, stage):
+            time.sleep(0.002)
         time.sleep(delay)
         in_time = process.poll() is None
         if in_time:
             os.killpg(process.pid, how)
         code = process.wait(timeout=120)
     return Struck(in_time, code, log.read_text(), (folder / "stderr.txt").read_text())
+
+
+def _checkpoint(folder: Path, stage: str) -> bool:
+    return any(folder.glob(f"runs/.store/{stage}/*.partial/scratch/checkpoint.pt"))
 
 
 def wait_for(log: Path, words: str, process: subprocess.Popen[Any], patience: float = 120.0) -> None:

@@ -71,45 +71,61 @@ def test_a_signal_ends_it_in_one_line(
 @pytest.mark.campaign
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda how: how.name)
 @pytest.mark.parametrize("stage", STAGES)
-def test_at_random_moments(
-    tmp_path: Path,
+def test_at_random_moments(tmp_path: Path, undisturbed: Undisturbed, stage: str, how: signal.Signals) -> None:
+    wanted = KILLS_EACH if how is signal.SIGKILL else 1
+    _strike_often(tmp_path, undisturbed, stage, how, wanted, undisturbed.durations[stage], training=False)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=lambda how: how.name)
+@pytest.mark.parametrize("stage", ["teacher", "control", "student"])
+def test_at_random_steps_of_a_training(
+    tmp_path: Path, undisturbed: Undisturbed, stage: str, how: signal.Signals
+) -> None:
+    _strike_often(tmp_path, undisturbed, stage, how, KILLS_EACH, 0.6, training=True)
+
+
+def _strike_often(
+    place: Path,
     undisturbed: Undisturbed,
     stage: str,
     how: signal.Signals,
+    wanted: int,
+    longest: float,
+    *,
+    training: bool,
 ) -> None:
+    """So many strikes that are in time, each on a fresh copy of a run that is ready for the stage."""
     before = STAGES[: STAGES.index(stage)]
-    ready = tmp_path / "ready"
-    ready.mkdir()
+    ready = place / "ready"
+    (ready / "runs").mkdir(parents=True)
     if before:
         run(ready, "--until", before[-1])
-    else:
-        (ready / "runs").mkdir()
-    generator = moments(stage, how)
+    generator = moments(f"{stage} {training}", how)
     fell: Counter[str] = Counter()
-    wanted = KILLS_EACH if how is signal.SIGKILL else 1
     for attempt in range(4 * wanted):
-        folder = copy(ready, tmp_path / str(attempt))
-        delay = generator.random() * undisturbed.durations[stage]
-        struck = strike(folder, stage, delay, how, "--until", stage)
+        folder = copy(ready, place / str(attempt))
+        struck = strike(folder, stage, generator.random() * longest, how, "--until", stage, training=training)
         if not struck.in_time or struck.code == 0:
             fell["too late"] += 1
             continue
         check_struck(struck, how)
         assert reused(struck.stdout) == set(before)
-        finished = stage in entries(folder) if (folder / "runs/tiny/manifest.json").exists() else False
+        finished = (folder / "runs/tiny/manifest.json").exists() and stage in entries(folder)
         done = run(folder, "--until", stage)
         assert reused(done.stdout) >= set(before)
         assert executed(done.stdout) <= {stage}
         assert not (finished and executed(done.stdout)), "it was finished, and was done again"
         check_whole(folder, undisturbed, until=stage)
         fell["continued" if "continuing at step" in done.stdout else "finished" if finished else "anew"] += 1
-        if sum(fell.values()) - fell["too late"] == wanted:
+        if fell.total() - fell["too late"] == wanted:
             break
-    assert sum(fell.values()) - fell["too late"] == wanted
-    _record(stage, how, fell)
+    assert fell.total() - fell["too late"] == wanted
+    _record(stage, how, training, fell)
 
 
-def _record(stage: str, how: signal.Signals, fell: Counter[str]) -> None:
+def _record(stage: str, how: signal.Signals, training: bool, fell: Counter[str]) -> None:
     """One line a case, for docs/reliability.md."""
+    case = {"stage": stage, "signal": how.name, "training": training}
     with Path("campaign.jsonl").open("a") as file:
-        file.write(json.dumps({"stage": stage, "signal": how.name, **fell}) + "\n")
+        file.write(json.dumps({**case, **fell}) + "\n")
