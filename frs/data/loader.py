@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,14 +102,19 @@ class TrainingLoader:
 def _handed_over(loader: DataLoader[Sample | DataError]) -> Iterator[Batch | DataError]:
     """The batches. Of a worker that died with one in its hands there is nothing left but a torn connection."""
     batches = iter(loader)
-    while True:
-        try:
-            made = next(batches)
-        except StopIteration:
-            return
-        except (ConnectionError, EOFError, pickle.UnpicklingError) as error:
-            raise TrainingError(_DIED.format(type(error).__name__)) from None
-        yield made
+    try:
+        while True:
+            try:
+                made = next(batches)
+            except StopIteration:
+                return
+            except (ConnectionError, EOFError, pickle.UnpicklingError) as error:
+                raise TrainingError(_DIED.format(type(error).__name__)) from None
+            yield made
+    finally:
+        # Left to its destructor, torch would print the traceback of a worker that it finds dead.
+        with suppress(RuntimeError):
+            getattr(batches, "_shutdown_workers", lambda: None)()
 
 
 def _leave_quietly(_worker: int) -> None:
