@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import zipfile
@@ -13,10 +14,6 @@ from typing import Any
 import torch
 
 FILE, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
-_DAMAGED = (
-    RuntimeError, EOFError, OSError, TypeError, ValueError, KeyError, AttributeError, NotImplementedError,
-    pickle.UnpicklingError, zipfile.BadZipFile,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,21 +64,47 @@ def _write(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(folder: Path, log: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole, or None. What is damaged is logged and passed over."""
+    """The newest checkpoint that is whole, or None.
+
+    What is damaged is logged and set aside, so that it takes the place of none that is whole. Raises OSError and whatever
+    else is the machine's fault, not the file's: no rights, no memory.
+    """
     for path in (folder / FILE, folder / PREVIOUS):
         if path.exists():
             try:
                 return _read(path)
-            except _DAMAGED as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                log(f"{path.name} is damaged ({reason}) and is passed over")
+            except _Damaged as error:
+                aside = path.with_suffix(".damaged.pt")
+                path.replace(aside)
+                log(f"{path.name} is damaged ({error}) and is passed over; it is kept as {aside.name}")
     return None
+
+
+class _Damaged(Exception):
+    """The file is not what was written."""
 
 
 def _read(path: Path) -> Checkpoint:
     # torch does not compare the checksums in its own files: a flipped bit would be loaded as a weight.
-    with zipfile.ZipFile(path) as archive:
-        broken = archive.testzip()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except Exception as error:  # zipfile says with a dozen kinds of them that a file is none
+        machine = isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EIO)
+        if machine or isinstance(error, MemoryError):
+            raise
+        raise _Damaged(_first_line(error)) from None
     if broken is not None:
-        raise zipfile.BadZipFile(f"checksum of {broken}")
-    return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
+        raise _Damaged(f"checksum of {broken}")
+    try:
+        return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
+    except (TypeError, KeyError, pickle.UnpicklingError) as error:
+        raise _Damaged(_first_line(error)) from None
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):
+            raise
+        raise _Damaged(_first_line(error)) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

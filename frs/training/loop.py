@@ -94,8 +94,7 @@ def train(
         raise explained from None
     except BaseException as error:
         if not isinstance(error, Exception):  # an interruption, so between two steps: what is there is whole
-            with signals_deferred():
-                training.save()
+            training.save()
         raise
     objective.eval()
     return training.state.history
@@ -175,22 +174,21 @@ class _Training:
                 self.save()
 
     def save(self) -> None:
-        """Write a checkpoint, unless nothing was done since the last one."""
+        """Write a checkpoint, unless nothing was done since the last one. A signal waits: torch does not bear one there."""
         if self._progress == self.saved_as:
             return
         state = self.state
-        checkpoints.save(
-            self.scratch,
-            checkpoints.Checkpoint(
-                step=state.step,
-                objective=self.objective.state_dict(),
-                optimizer=self.optimizer.state_dict(),
-                history=[asdict(epoch) for epoch in state.history],
-                sums=state.sums,
-                figures=state.figures,
-            ),
+        made = checkpoints.Checkpoint(
+            step=state.step,
+            objective=self.objective.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            history=[asdict(epoch) for epoch in state.history],
+            sums=state.sums,
+            figures=state.figures,
         )
-        self.saved, self.saved_as = time.monotonic(), self._progress
+        with signals_deferred():
+            checkpoints.save(self.scratch, made)
+            self.saved, self.saved_as = time.monotonic(), self._progress
 
     @property
     def _progress(self) -> tuple[int, int]:

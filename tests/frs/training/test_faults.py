@@ -6,6 +6,8 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from frs.data import CocoDataset
 from frs.detectors import RetinaNetSpec, Targets
 from frs.errors import TrainingError
 from frs.training import DetectionObjective, Recipe, Terms, checkpoint, train
+from frs.training.checkpoint import Checkpoint
 from frs.training.interrupts import signals_deferred
 from tests.frs.training.test_loop import CPU, Cut, Dead, Silent, Told, loader, objective, weights_after
 
@@ -191,8 +194,46 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert same(resumed, whole)
 
 
+class Interrupting(Silent):
+    """A signal comes while a checkpoint is written: as soon as there is a file to see."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        self.thread: threading.Thread | None = None
+
+    def update(self, done: float, total: float, **figures: float | str) -> None:
+        if done == 4 and self.thread is None:
+            self.thread = threading.Thread(target=self._interrupt)
+            self.thread.start()
+
+    def _interrupt(self) -> None:
+        while not (self.scratch / "checkpoint.pt.tmp").exists():
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_while_a_checkpoint_is_written_waits_for_it(
+    rectangles: CocoDataset, small: RetinaNetSpec, tmp_path: Path, whole: dict[str, Tensor]
+) -> None:
+    watcher = Interrupting(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        weights_after(objective(small), rectangles, OFTEN, tmp_path, watcher)
+    assert watcher.thread is not None
+    watcher.thread.join()
+    assert (tmp_path / "checkpoint.pt").exists()
+    assert not (tmp_path / "checkpoint.pt.tmp").exists()
+    resumed, _ = weights_after(objective(small), rectangles, OFTEN, tmp_path)
+    assert same(resumed, whole)
+
+
+def saved(folder: Path, step: int) -> Checkpoint:
+    made = Checkpoint(step, {"w": torch.arange(40.0)}, {"lr": 0.5}, [{"epoch": 0}], {"loss": 1.5}, {"w": 1.0})
+    checkpoint.save(folder, made)
+    return made
+
+
 def test_a_kill_between_the_two_renames_leaves_the_one_before(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path, checkpoint.Checkpoint(1, {}, {}, [], {}, {}))
+    saved(tmp_path, 1)
     (tmp_path / "checkpoint.pt").rename(tmp_path / "checkpoint.previous.pt")
     (tmp_path / "checkpoint.pt.tmp").write_bytes(b"half")
     found = checkpoint.load(tmp_path, pytest.fail)
@@ -200,17 +241,68 @@ def test_a_kill_between_the_two_renames_leaves_the_one_before(tmp_path: Path) ->
     assert found.step == 1
 
 
+def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2):
+        saved(tmp_path, step)
+    (tmp_path / "checkpoint.pt").write_bytes(b"damaged")
+    told: list[str] = []
+    assert checkpoint.load(tmp_path, told.append) is not None
+    assert told == [
+        "checkpoint.pt is damaged (File is not a zip file) and is passed over; it is kept as checkpoint.damaged.pt"
+    ]
+
+    def killed(self: Path, target: Path) -> Path:
+        raise Dead
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(Dead):
+        saved(tmp_path, 3)
+    found = checkpoint.load(tmp_path, pytest.fail)
+    assert found is not None
+    assert found.step == 1
+    assert (tmp_path / "checkpoint.damaged.pt").read_bytes() == b"damaged"
+
+
 def test_no_flipped_bit_is_ever_loaded(tmp_path: Path) -> None:
-    kept = checkpoint.Checkpoint(7, {"w": torch.arange(40.0)}, {"lr": 0.5}, [{"epoch": 0}], {"loss": 1.5}, {"w": 1.0})
-    checkpoint.save(tmp_path, kept)
+    kept = saved(tmp_path, 7)
     path = tmp_path / "checkpoint.pt"
     whole = path.read_bytes()
-    for place in range(0, len(whole), 3):
+    for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
         found = checkpoint.load(tmp_path, lambda _: None)
         if found is not None:  # a bit that means nothing, such as one of a time stamp
             assert torch.equal(found.objective["w"], kept.objective["w"])
             assert {**vars(found), "objective": None} == {**vars(kept), "objective": None}
+
+
+@pytest.mark.parametrize(
+    ("limit", "error"), [("resource.RLIMIT_AS", "memory"), ("resource.RLIMIT_NOFILE", "Too many open files")]
+)
+def test_a_checkpoint_that_the_machine_cannot_read_is_not_taken_for_damaged(
+    tmp_path: Path, limit: str, error: str
+) -> None:
+    """Else a training of a week would start anew because another process had taken the memory."""
+    checkpoint.save(tmp_path, Checkpoint(7, {"w": torch.zeros(20_000_000)}, {}, [], {}, {}))
+    script = f"""
+import resource, sys, torch
+from pathlib import Path
+from frs.training import checkpoint
+checkpoint.load(Path("nothing"), print)
+torch.load(Path(sys.argv[2]), weights_only=True)  # what is imported at the first use is imported now
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+most = used + 40_000_000 if {limit} == resource.RLIMIT_AS else 3
+resource.setrlimit({limit}, (most, most))
+checkpoint.load(Path(sys.argv[1]), print)
+"""
+    small = tmp_path / "small.pt"
+    torch.save({"w": torch.zeros(1)}, small)
+    done = subprocess.run([sys.executable, "-c", script, tmp_path, small], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert error in done.stderr.splitlines()[-1]
+    assert "damaged" not in done.stdout
+    assert (tmp_path / "checkpoint.pt").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04" + bytes(60)])
