@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import shlex
 import signal
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -57,6 +59,10 @@ _EXTRAS = {
     "torchvision": "train",
 }
 
+_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
+_TOGETHER = 1.0
+"""Seconds within which a second signal is taken for the first."""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -64,29 +70,46 @@ class _Terminated(BaseException):
     """SIGTERM came."""
 
 
+class _Interrupter:
+    """The handler of SIGINT and SIGTERM: raises, once for signals that come together.
+
+    A terminal and a supervisor, or an impatient person, send two; the second must not tear down what the first tidies up.
+    """
+
+    def __init__(self) -> None:
+        self._last = -math.inf
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        before, self._last = self._last, time.monotonic()
+        if self._last - before > _TOGETHER:
+            raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
+
+
 class _Commands(click.Group):
     """Turns what the commands raise into one paragraph and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        before = signal.signal(signal.SIGTERM, _terminate)
+        interrupter = _Interrupter()
+        heard = [
+            number for number in _INTERRUPTIONS if signal.getsignal(number) is not signal.SIG_IGN
+        ]  # as under nohup
+        afterwards = {number: signal.signal(number, interrupter) for number in heard}
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except (KeyboardInterrupt, _Terminated) as error:
+            afterwards = dict.fromkeys(heard, signal.SIG_IGN)  # it ends already
             code, message = _interruption(error, ctx)
         except Exception as error:
             if ctx.params["debug"]:
                 traceback.print_exc()
             code, message = _explanation(error)
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in afterwards.items():
+                signal.signal(number, handler)
         click.echo(f"frs-pipeline: {printable(message)}", err=True)
         raise click.exceptions.Exit(code)
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise _Terminated
 
 
 def _interruption(error: BaseException, ctx: click.Context) -> tuple[int, str]:
