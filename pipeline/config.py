@@ -7,7 +7,7 @@ never enter a fingerprint (the content of the file behind them does).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, model_validator
 
@@ -49,6 +49,8 @@ class Section(BaseModel):
     """A mapping in the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    how: ClassVar[frozenset[str]] = frozenset()
+    """Keys that change how the work is done and nothing of what comes of it: no part of a fingerprint."""
 
 
 class TreesData(Section):
@@ -125,6 +127,8 @@ class AugmentConfig(Section):
 class TrainConfig(Section):
     """AdamW with a one-cycle schedule; the last epoch's weights are the result."""
 
+    how = frozenset({"workers", "checkpoint_minutes"})
+
     epochs: int = Field(12, ge=1, le=1000, description="passes over the training images")
     batch: int = Field(8, ge=1, le=1024, description="images of a step; an epoch's last, smaller batch is left out")
     lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate")
@@ -137,10 +141,12 @@ class TrainConfig(Section):
     )
     drop_empty: bool = Field(False, description="leave out images without an object (crowds do not count)")
     augment: AugmentConfig = Field(AugmentConfig(), description="changes to the images")
-    workers: int = Field(0, ge=0, le=64, description="loader processes; 0: in the training process")
+    workers: int = Field(0, ge=0, le=64, description="loader processes; 0: in the training process; changes no result")
     validate_every: int = Field(0, ge=0, description="epochs between measurements of AP; 0: none")
     checkpoint_minutes: float = Field(
-        10.0, gt=0, description="minutes between checkpoints within an epoch; each epoch ends with one"
+        10.0,
+        gt=0,
+        description="minutes between checkpoints within an epoch; each epoch ends with one; changes no result",
     )
 
 
@@ -292,8 +298,9 @@ class Config(Section):
         return self
 
     def section(self, key: str) -> Any:
-        """The value of a dotted key as plain JSON types, without paths (their content is hashed instead).
+        """The value of a dotted key as plain JSON types, for a fingerprint.
 
+        Without paths, whose content is hashed instead, and without what changes only how the work is done.
         Raises KeyError for a key that the configuration does not have.
         """
         value: Any = self
@@ -301,7 +308,7 @@ class Config(Section):
             if part not in type(value).model_fields:
                 raise KeyError(key)
             value = getattr(value, part)
-        return _plain(value.model_dump() if isinstance(value, BaseModel) else value)
+        return _plain(value)
 
     def to_yaml(self) -> str:
         """The resolved configuration, defaults included, as a file that `run` takes."""
@@ -311,6 +318,8 @@ class Config(Section):
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return _plain({key: inner for key, inner in value if key not in value.how})
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items() if not isinstance(v, Path)}
     if isinstance(value, (list, tuple)):
