@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import Busy
-from pipeline.files import locked, tree_bytes
+from pipeline.files import clear_temporary, locked, tree_bytes
 from pipeline.manifest import Manifest
 from pipeline.store import Store
 
@@ -49,6 +49,7 @@ def collect(runs_dir: Path, *, dry_run: bool = False) -> Collected:
                 except Busy:
                     collected.busy += [str(path.relative_to(store.runs_dir)) for path in loose]
         if not dry_run:
+            clear_temporary(store.root)
             store.hasher.forget_missing()
     return collected
 

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,19 @@ def canonical(value: Any) -> str:
 def sha256_of(value: Any) -> str:
     """sha256 of the canonical JSON of a value."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def sealed(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with its own hash in it."""
+    return {**document, "sha256": sha256_of(document)}
+
+
+def unsealed(document: dict[str, Any]) -> dict[str, Any]:
+    """What was sealed. Raises ValueError where a bit of it is not what it was, KeyError or TypeError for another thing."""
+    content = {key: value for key, value in document.items() if key != "sha256"}
+    if document["sha256"] != sha256_of(content):
+        raise ValueError("its content is not what its sha256 says")
+    return content
 
 
 class Hasher:
@@ -81,12 +95,13 @@ class Hasher:
     def save(self) -> None:
         """Write what was learnt to the memo, where its folder exists.
 
-        Of two writers at once one may lose records, which costs a second reading.
+        Of two writers at once one may lose records, which costs a second reading; so does a memo that cannot be written.
         """
         if self._fresh and self._memo.parent.is_dir():
             self._known = {**_load(self._memo), **self._fresh}
             self._fresh = {}
-            self._write()
+            with suppress(OSError):
+                self._write()
 
     def forget_missing(self) -> None:
         """Drop from the memo the files that are no longer there."""

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.errors import StoreError
 from pipeline.files import to_json_text, write_atomic
+from pipeline.hashing import sealed, unsealed
 from pipeline.store import Entry
 
 SCHEMA = 1
@@ -59,6 +60,7 @@ class Manifest:
                     f"{path} has schema {document['schema']}, this frs-pipeline ({__version__}) reads {SCHEMA}; use "
                     "the version that wrote it, or another --runs-dir."
                 )
+            document = unsealed(document)
             stages = {name: _record(item, run_dir.parent) for name, item in document["stages"].items()}
             return cls(document["name"], stages, document["running"])
         except FileNotFoundError:
@@ -73,7 +75,7 @@ class Manifest:
 
     def save(self, run_dir: Path) -> None:
         """Replace the file."""
-        write_atomic(run_dir / FILE, to_json_text(self.to_json()))
+        write_atomic(run_dir / FILE, to_json_text(sealed(self.to_json())))
 
     def to_json(self) -> dict[str, Any]:
         stages = {

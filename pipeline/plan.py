@@ -94,7 +94,7 @@ def consider(
     if forced:
         reasons = ["forced"]
     else:
-        found = store.look_up(stage, fingerprint, prefer=record.entry.folder if record else None)
+        found = store.look_up(stage, fingerprint, known=record.entry if record else None)
         if found.entry is not None:
             return Step(stage, "reuse", (), parts, fingerprint, found.entry)
         missing = "never run" if last is None else "its stored outputs are gone"

@@ -202,6 +202,8 @@ class _Run:
         return plain
 
     def _record(self, stage: Stage, entry: Entry, *, reused: bool) -> None:
+        if reused:
+            self.store.mend(entry)
         taken = {name: entry.outputs[label].sha256 for label, name in published(stage, entry).items()}
         before = self.manifest.stages.get(stage.name)
         path = str(entry.folder.relative_to(self.store.runs_dir))

@@ -1,6 +1,6 @@
 """The store of finished work: `.store/<stage>/<fingerprint>/`, shared by all runs under one folder.
 
-    <fingerprint>/            an entry: entry.json and outputs/; neither is ever written again
+    <fingerprint>/            an entry: entry.json and outputs/; neither is ever changed again
     <fingerprint>.2/, .3/     further generations of the same work: forced, or made because the one before is damaged
     <fingerprint>.partial/    an attempt: outputs/ and scratch/, the latter kept through a kill; renamed once when whole
     <fingerprint>.lock        held by the one process that works at this fingerprint
@@ -21,7 +21,7 @@ from typing import Any
 
 from pipeline.errors import StageError, StoreError
 from pipeline.files import clear_temporary, locked, sync, sync_tree, to_json_text, tree_bytes, write_atomic
-from pipeline.hashing import Hasher, sha256_of
+from pipeline.hashing import Hasher, sealed, sha256_of, unsealed
 from pipeline.stage import Stage
 
 _SCHEMA = 1
@@ -122,14 +122,18 @@ class Store:
         """Held by the one writer of a fingerprint; `busy` as in `files.locked`."""
         return locked(self.root / stage / f"{fingerprint}.lock", busy=busy)
 
-    def look_up(self, stage: Stage, fingerprint: str, prefer: Path | None = None) -> Found:
-        """The generation `prefer` if it is intact, else the newest intact one."""
+    def look_up(self, stage: Stage, fingerprint: str, known: Entry | None = None) -> Found:
+        """The generation of `known` if it is intact, else the newest intact one.
+
+        known: an entry as a manifest remembers it; it stands in for an entry.json that is damaged.
+        """
         generations = [folder for _, folder in self._generations(stage.name, fingerprint)]
-        if prefer in generations:
-            generations.sort(key=lambda folder: folder == prefer, reverse=True)
+        if known is not None:
+            generations.sort(key=lambda folder: folder == known.folder, reverse=True)
         damage: tuple[str, ...] = ()
         for folder in generations:
-            entry, faults = self._read(folder, stage, fingerprint)
+            remembered = known if known is not None and known.folder == folder else None
+            entry, faults = self._read(folder, stage, fingerprint, remembered)
             if entry is not None:
                 return Found(entry)
             damage = damage or faults
@@ -193,7 +197,7 @@ class Store:
         The scratch folder goes last: until the rename a kill would still need the checkpoints in it.
         """
         (attempt.folder / _FORCED).unlink(missing_ok=True)
-        write_atomic(attempt.folder / "entry.json", to_json_text({"schema": _SCHEMA, **entry.to_json()}))
+        write_atomic(attempt.folder / "entry.json", _text(entry))
         sync_tree(attempt.folder)
         taken = [number for number, _ in self._generations(entry.stage, entry.fingerprint)]
         number = max(taken, default=0) + 1
@@ -202,6 +206,10 @@ class Store:
         sync(folder.parent)
         shutil.rmtree(folder / "scratch")
         return replace(entry, folder=folder)
+
+    def mend(self, entry: Entry) -> None:
+        """Write an intact entry's entry.json again, if it is damaged."""
+        write_atomic(entry.folder / "entry.json", _text(entry))
 
     def _folder(self, stage: str) -> Path:
         return self.root / stage
@@ -219,13 +227,15 @@ class Store:
 
     def _entry(self, folder: Path) -> Entry | None:
         try:
-            document = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
+            document = unsealed(json.loads((folder / "entry.json").read_text(encoding="utf-8")))
             return Entry.from_json(document, folder) if document["schema"] == _SCHEMA else None
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def _read(self, folder: Path, stage: Stage, fingerprint: str) -> tuple[Entry | None, tuple[str, ...]]:
-        entry = self._entry(folder)
+    def _read(
+        self, folder: Path, stage: Stage, fingerprint: str, remembered: Entry | None
+    ) -> tuple[Entry | None, tuple[str, ...]]:
+        entry = self._entry(folder) or remembered
         if entry is None or sha256_of(entry.components) != fingerprint:
             return None, ("entry.json is damaged",)
         faults: list[str] = []
@@ -245,3 +255,7 @@ class Store:
             return self.hasher.either(path) == artifact.sha256
         except StoreError:  # something else than files lies there
             return False
+
+
+def _text(entry: Entry) -> str:
+    return to_json_text(sealed({"schema": _SCHEMA, **entry.to_json()}))

@@ -116,3 +116,14 @@ def test_an_unreadable_manifest_stops_it(tmp_path: Path) -> None:
 def test_nothing_to_collect(tmp_path: Path) -> None:
     assert collect(tmp_path / "runs").bytes == 0
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_memo_that_was_half_written_goes(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.run()
+    left = lab.runs / ".store" / "..hashes.json.12345"
+    left.write_text("{")
+    collect(lab.runs, dry_run=True)
+    assert left.exists()
+    collect(lab.runs)
+    assert not left.exists()

@@ -131,3 +131,14 @@ def test_missing_files_are_forgotten(tmp_path: Path) -> None:
     (tmp_path / "gone").unlink()
     Hasher(tmp_path / "memo").forget_missing()
     assert list(json.loads((tmp_path / "memo").read_text())["files"]) == [str(tmp_path / "kept")]
+
+
+def test_a_memo_that_cannot_be_written_costs_nothing_but_a_second_reading(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("content")
+    (tmp_path / "memo").mkdir()
+    (tmp_path / "memo" / "in the way").touch()
+    hasher = Hasher(tmp_path / "memo", settle=0)
+    hasher.file(tmp_path / "x")
+    hasher.save()
+    assert Hasher(tmp_path / "memo").file(tmp_path / "x") == hashlib.sha256(b"content").hexdigest()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["memo", "x"]

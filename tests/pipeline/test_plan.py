@@ -119,7 +119,7 @@ def test_damage_and_loss_are_named(tmp_path: Path) -> None:
     (entry / "outputs" / "weights.bin").unlink()
     assert lab.plan()["teacher"].reasons == ("output weights is missing",)
     (entry / "entry.json").write_text("x")
-    assert lab.plan()["teacher"].reasons == ("entry.json is damaged",)
+    assert lab.plan("another")["teacher"].reasons == ("entry.json is damaged",)
 
 
 def test_another_run_is_compared_with_the_newest_entry(tmp_path: Path) -> None:

@@ -83,9 +83,7 @@ def test_after_a_kill_the_same_command_continues_in_the_same_folder(farm: Farm) 
     killed.wait()
     (partial,) = farm.folders()
     assert partial.endswith(".partial")
-    assert farm.manifest("one") == {
-        "schema": 1, "name": "one", "running": f".store/train/{partial}", "stages": {}
-    }  # fmt: skip
+    assert farm.manifest("one").items() >= {"name": "one", "running": f".store/train/{partial}", "stages": {}}.items()
     inode = (farm.runs / ".store" / "train" / partial).stat().st_ino
 
     farm.allow(STEPS)

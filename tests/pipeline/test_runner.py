@@ -70,7 +70,10 @@ def test_the_manifest_tells_where_everything_came_from(tmp_path: Path) -> None:
     assert document["stages"]["data"]["components"]["files"] == {"data.annotations": annotations}
     loaded = Manifest.load(lab.runs / "one")
     assert loaded is not None
+    seal = document.pop("sha256")
     assert loaded.to_json() == document
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert seal == hashlib.sha256(text.encode()).hexdigest()
 
 
 def change_option(lab: Lab) -> None:
@@ -191,12 +194,19 @@ def test_a_damaged_output_is_made_again_beside_the_old(tmp_path: Path, damage: A
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema": 9}', "\x00"])
-def test_an_entry_without_its_document_is_not_an_entry(tmp_path: Path, text: str) -> None:
+def test_an_entry_without_its_document_is_not_an_entry_but_for_the_run_that_remembers_it(
+    tmp_path: Path, text: str
+) -> None:
     lab = Lab(tmp_path)
-    lab.run()
-    (lab.entries("teacher")[0] / "entry.json").write_text(text)
-    lab.run()
+    lab.run("one")
+    document = lab.entries("teacher")[0] / "entry.json"
+    whole = document.read_text()
+    document.write_text(text)
+    lab.run("two")
     assert lab.ran == ["teacher"]
+    lab.run("one")
+    assert lab.ran == []
+    assert document.read_text() == whole
 
 
 def test_an_entry_under_a_foreign_fingerprint_is_not_a_hit(tmp_path: Path) -> None:

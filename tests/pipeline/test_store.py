@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import Busy
+from pipeline.errors import Busy, StoreError
 from pipeline.files import locked, write_atomic
+from pipeline.manifest import Manifest
 from pipeline.store import Store
 from tests.pipeline.lab import Lab
 
@@ -86,3 +88,21 @@ def test_an_equal_text_is_not_written_again(tmp_path: Path) -> None:
     before = path.stat()
     write_atomic(path, "é\n")
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_no_flipped_bit_in_a_record_is_ever_believed(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.run(until="data")
+    stage, store = lab.graph()[0], Store(lab.runs)
+    (folder,) = lab.entries("data")
+    manifest = Manifest.load(lab.runs / "one")
+    assert manifest is not None
+    for path in (folder / "entry.json", lab.runs / "one" / "manifest.json"):
+        whole = path.read_bytes()
+        for place in range(len(whole)):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
+            assert store.look_up(stage, folder.name).entry in (None, manifest.stages["data"].entry)
+            with suppress(StoreError):
+                assert Manifest.load(lab.runs / "one") == manifest
+        path.write_bytes(whole)
+    assert store.look_up(stage, folder.name).entry == manifest.stages["data"].entry
