@@ -109,12 +109,13 @@ def _area(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _spread(tiles: list[CocoImage], limit: int | None) -> Iterator[CocoImage]:
-    """All, or `limit` of those with trees, evenly over the photographs."""
+    """All, or `limit` of those with trees (as many as there are), evenly over the photographs."""
     if limit is None:
         yield from tiles
         return
     full = [tile for tile in tiles if len(tile.boxes)]
-    yield from (full[i * len(full) // limit] for i in range(min(limit, len(full))))
+    count = min(limit, len(full))
+    yield from (full[i * len(full) // count] for i in range(count))
 
 
 def _numbered(image: CocoImage, number: int) -> CocoImage:

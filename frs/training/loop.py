@@ -214,14 +214,16 @@ class _Training:
     def _step(self, step: int, batch: Batch, lr: float) -> Terms:
         torch.manual_seed(self.recipe.seed * 1_000_003 + step)
         terms = _forward(self.objective, batch, step, self.device, self.recipe.precision)
-        self._check_finite(step, batch, {**terms.parts, "total": terms.total})
+        values = {**terms.parts, "total": terms.total}
+        self._check_finite(step, batch, values)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["factor"]
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(terms.total)
         clip = self.recipe.clip if self.recipe.clip is not None else math.inf
         norm = nn.utils.clip_grad_norm_(self.objective.parameters(), clip)
-        self._check_finite(step, batch, {"gradient": norm})  # or the weights would not be, and then every checkpoint
+        # Before it reaches the weights, and with them every later checkpoint.
+        self._check_finite(step, batch, {**values, "gradient": norm})
         self.optimizer.step()
         return terms
 

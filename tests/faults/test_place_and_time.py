@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
-import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from pipeline.hashing import sealed, unsealed
 from tests.faults.conftest import Undisturbed
 from tests.faults.lab import STAGES, command, copy, executed, outputs, run, strike, wait_for
 from tests.faults.test_kills import check_whole
@@ -70,8 +72,10 @@ def shift(folder: Path, seconds: float) -> None:
         now = path.lstat()
         os.utime(path, (now.st_atime + seconds, now.st_mtime + seconds), follow_symlinks=False)
     for path in (*(folder / "runs").rglob("entry.json"), folder / "runs/tiny/manifest.json"):
-        today, tomorrow = (time.strftime("%Y-%m-%d", time.gmtime(time.time() + plus)) for plus in (0, seconds))
-        path.write_text(path.read_text().replace(f'"started": "{today}', f'"started": "{tomorrow}'))
+        document = unsealed(json.loads(path.read_text()))
+        for record in document.get("stages", {"": document}).values():
+            record["started"] = (datetime.fromisoformat(record["started"]) + timedelta(seconds=seconds)).isoformat()
+        path.write_text(json.dumps(sealed(document)))
 
 
 def test_the_clock_is_set_back_between_two_runs(tmp_path: Path, undisturbed: Undisturbed) -> None:
@@ -96,15 +100,25 @@ def test_the_clock_is_set_back_while_it_runs(tmp_path: Path, undisturbed: Undist
     """Python's clock; nothing of ours asks another one."""
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook/sitecustomize.py").write_text(
-        "import time\n"
+        "import datetime, time\n"
         "seconds, nanoseconds, began = time.time, time.time_ns, time.monotonic()\n"
         "back = lambda: 86400 if time.monotonic() - began > 4 else 0\n"
         "time.time = lambda: seconds() - back()\n"
         "time.time_ns = lambda: nanoseconds() - back() * 10**9\n"
+        "class Datetime(datetime.datetime):\n"
+        "    @classmethod\n"
+        "    def now(cls, zone=None):\n"
+        "        return cls.fromtimestamp(time.time(), zone)\n"
+        "datetime.datetime = Datetime\n"
     )
     path = os.pathsep.join(filter(None, [str(tmp_path / "hook"), os.environ.get("PYTHONPATH")]))
     run(tmp_path, env={"PYTHONPATH": path})
     check_whole(tmp_path, undisturbed)
+    started = [
+        record["started"]
+        for record in json.loads((tmp_path / "runs/tiny/manifest.json").read_text())["stages"].values()
+    ]
+    assert started != sorted(started), "the clock that the run saw went back"
     assert executed(run(tmp_path).stdout) == set()
 
 

@@ -55,7 +55,7 @@ def test_a_worker_that_dies_is_an_error_and_the_same_command_continues(
     assert "Traceback" not in said
     assert "stage teacher: a process that loads images has died (" in said
     assert said.endswith("if memory ran out, lower train.workers; the same command continues\n")
-    assert "continuing at step" in run(tmp_path, *WORKERS).stdout
+    assert "continuing at step" in run(tmp_path, *LONG).stdout, "as advised: with fewer workers"
     assert (tmp_path / WEIGHTS).read_bytes() == undisturbed_weights
 
 

@@ -101,6 +101,13 @@ def test_twice_the_same_bytes(archive: Path, tmp_path: Path) -> None:
     assert all((tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files)
 
 
+def test_a_limit_beyond_all_tiles_keeps_each_once(archive: Path, tmp_path: Path, built: Path) -> None:
+    build_trees(archive, tmp_path, tile=160, stride=160, validation_fraction=0.3, min_visible=0.4, limit=10_000)
+    names = [image.file_name for image in split(tmp_path, "val").images]
+    with_trees = {image.file_name for image in split(tmp_path, "val").images if len(image.boxes)}
+    assert len(names) == len(set(names)) == len(with_trees) > 10
+
+
 def test_another_file_is_not_taken_for_the_archive(tmp_path: Path) -> None:
     (tmp_path / "other.whl").write_bytes(b"other")
     with pytest.raises(PackageError, match=r"other\.whl: its sha256 is .*, expected 8c2798d8"):
