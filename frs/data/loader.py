@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -121,6 +123,13 @@ def _leave_quietly(_worker: int) -> None:
     """A signal to the whole group of processes is for the training to answer; its workers end without a word."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    sys.excepthook = _unless_left_alone
+
+
+def _unless_left_alone(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A worker's thread that hands over images may find the training gone before it has its own signal."""
+    if not isinstance(error, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def worker_error(error: RuntimeError) -> TrainingError | None:

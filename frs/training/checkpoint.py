@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pickle
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,25 +84,23 @@ class _Damaged(Exception):
 
 
 def _read(path: Path) -> Checkpoint:
-    # torch does not compare the checksums in its own files: a flipped bit would be loaded as a weight.
     try:
+        # torch does not compare the checksums in its own files: a flipped bit would be loaded as a weight.
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except Exception as error:  # zipfile says with a dozen kinds of them that a file is none
-        machine = isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EIO)
-        if machine or isinstance(error, MemoryError):
+        if broken is None:
+            return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # zipfile and torch say with a dozen kinds of them that a file is not whole
+        if _of_the_machine(error):
             raise
         raise _Damaged(_first_line(error)) from None
-    if broken is not None:
-        raise _Damaged(f"checksum of {broken}")
-    try:
-        return Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
-    except (TypeError, KeyError, pickle.UnpicklingError) as error:
-        raise _Damaged(_first_line(error)) from None
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error):
-            raise
-        raise _Damaged(_first_line(error)) from None
+    raise _Damaged(f"checksum of {broken}")
+
+
+def _of_the_machine(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno not in (errno.EINVAL, errno.EIO)
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
@@ -135,3 +137,22 @@ def test_a_batch_that_is_lost_on_its_way_is_a_dead_process(torn: Exception) -> N
 def test_what_torch_says_of_its_workers_in_words(torch_says: str, we_say: str | None) -> None:
     explained = worker_error(RuntimeError(torch_says))
     assert explained is None if we_say is None else we_say in str(explained)
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_a_worker_whose_training_has_gone_says_nothing(quiet: bool) -> None:
+    """The thread that hands over a batch meets a connection that is closed before a word is said."""
+    script = f"""
+import os, socket
+from multiprocessing import resource_sharer
+from frs.data.loader import _leave_quietly
+if {quiet}:
+    _leave_quietly(0)
+handle = resource_sharer.DupFd(os.open(os.devnull, os.O_RDONLY))
+gone = socket.socket(socket.AF_UNIX)
+gone.connect(handle._id[0])
+gone.close()
+os.close(handle.detach())  # asked after the other one, so that one has been answered
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert bool(done.stderr) is not quiet
