@@ -129,8 +129,8 @@ def _explanation(error: Exception) -> tuple[int, str]:
         at = f": {cause.filename}" if cause.filename else ""
         return 1, f"{where}{cause.strerror}{at}; {_MACHINE[cause.errno]} and give the same command again, it continues"
     if isinstance(cause, ModuleNotFoundError) and cause.name in _EXTRAS:
-        extra = f"pip install 'frs-pipeline[{_EXTRAS[cause.name]}]'"
-        return 1, f"{where}{cause.name} is not installed; {extra}, and give the same command again"
+        extra = f"pip install '.[{_EXTRAS[cause.name]}]' in the project's folder brings it"
+        return 1, f"{where}{cause.name} is not installed; {extra}; then give the same command again"
     text = f"{type(cause).__name__}: {cause}".rstrip(": ")
     return 1, f"{where}{text}. This is a bug; --debug shows where"
 
@@ -287,7 +287,7 @@ def report(runs: tuple[str, ...], runs_dir: Path) -> None:
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("predictions"),
     show_default=True,
-    help="Folder for the images with boxes drawn.",
+    help="Folder for the images with boxes drawn; drawings of the same name in it are replaced.",
 )
 @click.option(
     "--score", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="Leave out boxes below this."

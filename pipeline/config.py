@@ -114,7 +114,9 @@ class AugmentConfig(Section):
     flip_horizontal: bool = Field(True, description="mirror an image, left to right, one time in two")
     flip_vertical: bool = Field(False, description="mirror an image, top to bottom, one time in two")
     quarter_turns: bool = Field(False, description="turn by 0, 90, 180 or 270 degrees; for square inputs")
-    scale: tuple[float, float] | None = Field(None, description="zoom by a factor between these; null: none")
+    scale: tuple[float, float] | None = Field(
+        None, description="zoom by a factor between these, 0 < from <= to; null: none"
+    )
     colour: Fraction = Field(0.0, description="brightness and contrast vary by up to this part")
 
     @model_validator(mode="after")
@@ -179,7 +181,7 @@ class ExportConfig(Section):
     """The ONNX graph, with decoding and Cluster-NMS inside."""
 
     precisions: tuple[Literal["fp32", "fp16"], ...] = Field(
-        ("fp32", "fp16"), min_length=1, description="a file of each model for each"
+        ("fp32", "fp16"), min_length=1, description="a file of each model for each; none twice"
     )
     batch: int | None = Field(1, ge=1, le=256, description="images of a call; null: left open in the graph")
     candidates: int = Field(300, ge=1, le=3840, description="K, the boxes of an image that enter NMS")

@@ -111,7 +111,8 @@ def _kind(value: dict[str, Any]) -> str:
         return " or ".join(f"`{each}`" for each in value["enum"])
     if value["type"] == "array":
         items = value.get("prefixItems")
-        return f"[{', '.join(_kind(each) for each in items)}]" if items else f"[{_kind(value['items'])}, ...]"
+        least = f", at least {value['minItems']}" if "minItems" in value and not items else ""
+        return f"[{', '.join(_kind(each) for each in items)}]" if items else f"[{_kind(value['items'])}, ...]{least}"
     names = {"boolean": "`true` or `false`", "null": "`null`", "object": "mapping", "string": "text"}
     name = "path" if value.get("format") == "path" else names.get(value["type"], value["type"])
     if "pattern" in value:

@@ -164,6 +164,8 @@ def _detectors(config: Config) -> Iterator[Finding]:
         try:
             detector = build_detector(spec(section.detector, any_class))
             loaded: object = weights or "none, trained from scratch"
+            if weights == "imagenet":
+                loaded = "imagenet, which timm downloads when the training starts, unless it has them already"
             if isinstance(weights, Path):
                 loaded = load_backbone_weights(detector, weights, cache_dir=cache_folder())
             yield Verdict.OK, f"{model}.detector", f"{section.detector.backbone}; weights: {loaded}"
@@ -174,9 +176,13 @@ def _detectors(config: Config) -> Iterator[Finding]:
 def _environment(config: Config) -> Iterator[Finding]:
     for names, extra in ((("torch",), "train"), (("timm",), "train"), (("onnxruntime", "onnxruntime-gpu"), "ort")):
         version = version_of(*names)
-        missing = f"missing; pip install 'frs-pipeline[{extra}]'"
+        missing = f"missing; pip install '.[{extra}]' in the project's folder brings it"
         yield Verdict.OK if version else Verdict.FAULT, names[0], version or missing
     builder = version_of("tensorrt", "tensorrt-rtx", "tensorrt_rtx")
-    yield Verdict.OK, "TensorRT", builder or "none here: no engine will be built (pip install 'frs-pipeline[rtx]')"
+    yield (
+        Verdict.OK,
+        "TensorRT",
+        builder or "none here, so no engine will be built; pip install '.[rtx]' in the project's folder brings one",
+    )
     found = f"device {config.runtime.device}, threads {config.runtime.threads or 'as many as cores'}"
     yield Verdict.OK, "runtime", found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,7 +126,8 @@ def run_init(
     name = name or (re.sub(r"[^A-Za-z0-9._-]+", "-", out.stem) if out else "mine")
     if not re.fullmatch(RUN_NAME, name):
         raise ConfigError(
-            f"--name {name}: a run's name is up to 64 letters, digits, . _ - and begins with a letter or digit"
+            f"{name!r} cannot be the name of the run, which is up to 64 letters, digits, . _ - and begins with a letter or "
+            "digit; give another with --name"
         )
     out = out or Path(f"{name}.yaml")
     made = [] if val else [out.with_name(f"{name}.{split}.json") for split in ("train", "val")]
@@ -148,7 +150,7 @@ def run_init(
         f"train: {values['images']}, {values['objects']}, {values['classes']}. {reason}",
         f"input {values['width']} x {values['height']}, anchors of {values['smallest']} to {values['largest']} px, batch "
         f"{values['batch']}, {values['epochs']} epochs; the file says why",
-        f"written: {', '.join(map(str, [*made, out]))}. Next: frs-pipeline check {out}",
+        f"written: {', '.join(map(str, [*made, out]))}. Next: frs-pipeline check {shlex.quote(str(out))}",
     ]
 
 

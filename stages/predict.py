@@ -75,7 +75,7 @@ def _images(paths: Sequence[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        inside = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES)
+        inside = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES and each.is_file())
         if not inside:
             raise DataError(f"{path}: there is no image in this folder ({', '.join(sorted(SUFFIXES))}); name another")
         yield from inside
@@ -83,9 +83,11 @@ def _images(paths: Sequence[Path]) -> Iterator[Path]:
 
 def _targets(images: Sequence[Path], out: Path) -> list[Path]:
     """A file name for each image; two images of one name do not overwrite each other."""
-    taken: dict[str, int] = {}
-    targets = []
+    taken: dict[str, None] = {}
     for path in images:
-        count = taken[path.stem] = taken.get(path.stem, 0) + 1
-        targets.append(out / (f"{path.stem}.png" if count == 1 else f"{path.stem}-{count}.png"))
-    return targets
+        name, count = path.stem, 1
+        while name in taken:
+            count += 1
+            name = f"{path.stem}-{count}"
+        taken[name] = None
+    return [out / f"{name}.png" for name in taken]

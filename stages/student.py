@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -53,20 +52,26 @@ def _run_control(context: Context) -> Metrics:
 
     config = context.config.student
     detector = new_detector(context, config.detector, dataset(context, "val"))
-    _, metrics = train_detector(context, detector, config.train, lambda detector, _: DetectionObjective(detector))
+    _, metrics = train_detector(context, detector, config.train, lambda detector, *_: DetectionObjective(detector))
     return metrics
 
 
 def _run_student(context: Context) -> Metrics:
     from frs.detectors import Detector, load_detector
     from frs.distill.objective import DistillationObjective, DistillationWeights
+    from frs.errors import TrainingError
     from frs.training import Device
 
     config, settings = context.config.student, context.config.distill
     detector = new_detector(context, config.detector, dataset(context, "val"))
     teacher = load_detector(context.inputs["teacher"])
 
-    def objective(detector: Detector, device: Device) -> DistillationObjective:
+    def objective(detector: Detector, device: Device, steps: int) -> DistillationObjective:
+        if "auto" in (settings.alpha, settings.beta) and steps <= settings.auto_steps:
+            raise TrainingError(
+                f"student.train has {steps} steps, and distill.auto_steps measures alpha and beta on the first "
+                f"{settings.auto_steps}, so nothing would be distilled; lower distill.auto_steps, or train for more epochs"
+            )
         device.place(teacher)
         return DistillationObjective(detector, teacher, DistillationWeights(**settings.model_dump()))
 
@@ -74,14 +79,9 @@ def _run_student(context: Context) -> Metrics:
     assert isinstance(trained, DistillationObjective)
     distillation = {
         "method": "frs",
-        "alpha": _finite(trained.alpha),
-        "beta": _finite(trained.beta),
+        "alpha": trained.alpha,
+        "beta": trained.beta,
         "chosen": "auto" if "auto" in (settings.alpha, settings.beta) else "given",
     }
     write_json(context.outputs["distillation"], distillation)
     return {**metrics, **distillation}
-
-
-def _finite(weight: float) -> float | None:
-    """None where the training ended before `auto` had measured."""
-    return weight if math.isfinite(weight) else None

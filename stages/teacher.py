@@ -43,7 +43,7 @@ def _run(context: Context) -> Metrics:
     if config.checkpoint is not None:
         return _given(context, config.checkpoint)
     detector = new_detector(context, config.detector, dataset(context, "val"))
-    _, metrics = train_detector(context, detector, config.train, lambda detector, _: DetectionObjective(detector))
+    _, metrics = train_detector(context, detector, config.train, lambda detector, *_: DetectionObjective(detector))
     return metrics
 
 

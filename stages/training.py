@@ -41,9 +41,12 @@ def train_detector(
     context: Context,
     detector: Detector,
     config: TrainConfig,
-    make_objective: Callable[[Detector, Device], Objective],
+    make_objective: Callable[[Detector, Device, int], Objective],
 ) -> tuple[Objective, Metrics]:
-    """Train, and write the outputs `weights` (safetensors) and `history` (JSON, one entry an epoch)."""
+    """Train, and write the outputs `weights` (safetensors) and `history` (JSON, one entry an epoch).
+
+    make_objective: from the detector, the device and the number of steps.
+    """
     from frs.data.loader import TrainingLoader
     from frs.data.transforms import Augment
     from frs.detectors import parameter_count, save_detector
@@ -63,7 +66,8 @@ def train_detector(
     )
     fields = {"batch", "drop_empty", "augment", "workers"}
     recipe = Recipe(seed=seed, **config.model_dump(exclude=fields))
-    objective = make_objective(detector, where)
+    steps = config.epochs * loader.steps_per_epoch
+    objective = make_objective(detector, where, steps)
     history = train(
         objective,
         loader,
@@ -79,7 +83,7 @@ def train_detector(
     return objective, {
         "params": parameter_count(detector),
         "epochs": config.epochs,
-        "steps": config.epochs * loader.steps_per_epoch,
+        "steps": steps,
         "final": history[-1].terms,
     }
 

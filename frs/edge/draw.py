@@ -37,9 +37,12 @@ def draw_boxes(
         rectangle(draw, (x0, y0, max(x0, x1), max(y0, y1)), outline=colour, width=width)
         if labels is not None:
             label = " ".join(labels[i].split())  # a name may hold line breaks
-            left, top, right, bottom = draw.textbbox((x0, y0), label, font=font, anchor="lb")
+            _, top, right, _ = draw.textbbox((x0, y0), label, font=font, anchor="lb")
+            # Inside the picture too where the box is at its edge.
+            place = (max(1, x0 + min(0, picture.width - 2 - right)), y0 + max(0, 1 - top))
+            left, top, right, bottom = draw.textbbox(place, label, font=font, anchor="lb")
             draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), fill=colour)
-            draw.text((x0, y0), label, fill=(0, 0, 0), font=font, anchor="lb")
+            draw.text(place, label, fill=(0, 0, 0), font=font, anchor="lb")
     return picture
 
 
@@ -57,10 +60,10 @@ def _dashed(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], *
 
 def draw_heat(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.floating], opacity: float = 0.65) -> Image.Image:
     """The image (H, W, 3), greyed, under a map (H, W) of values in 0..1."""
-    steps = np.clip(heat, 0.0, 1.0) * (len(_RAMP) - 1)
-    colours = np.stack([np.interp(steps, np.arange(len(_RAMP)), _RAMP[:, channel]) for channel in range(3)], axis=-1)
-    grey = image.mean(axis=-1, keepdims=True)
-    return Image.fromarray((opacity * colours + (1 - opacity) * grey).astype(np.uint8))
+    places = np.linspace(0, len(_RAMP) - 1, 256)
+    ramp = np.stack([np.interp(places, np.arange(len(_RAMP)), _RAMP[:, channel]) for channel in range(3)], axis=-1)
+    colours = Image.fromarray(ramp.astype(np.uint8)[(np.clip(heat, 0.0, 1.0) * 255).astype(np.uint8)])
+    return Image.blend(Image.fromarray(image).convert("L").convert("RGB"), colours, opacity)
 
 
 def side_by_side(panels: Sequence[tuple[str, Image.Image]], height: int = 384) -> Image.Image:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
+from unicodedata import east_asian_width
 
-from stages.report.summary import Report, accuracy, cost
+from stages.report.summary import Report, accuracy, cost, signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,8 +24,12 @@ _VARIABLES = {
     _INK: "ink", _MUTED: "muted", _GRID: "grid", "#040404": "teacher", "#050505": "control", "#060606": "student",
     "#070707": "features", "#080808": "classes",
 }  # fmt: skip
+# Told apart without colour too.
+_LINES = {"teacher": ":", "control": "--", "student": "-"}
+_SHAPES = {"teacher": "D", "control": "o", "student": "o"}
 _MARKERS = "osD^v"
-_CLASSES_SHOWN = 30
+CLASSES_SHOWN = 30
+_COLUMNS = 22
 
 
 def charts(report: Report) -> dict[str, str]:
@@ -41,7 +47,7 @@ def charts(report: Report) -> dict[str, str]:
 
 def _gain(report: Report) -> str:
     value, (low, high) = report["distillation"]["gain_AP"], report["distillation"]["gain_interval"]
-    alt = f"The gain of {value:+.1f} AP with its 95% interval, {low:+.1f} to {high:+.1f}, against zero."
+    alt = f"The gain of {signed(value)} AP with its 95% interval, {signed(low)} to {signed(high)}, against zero."
 
     def draw(axes: Axes) -> None:
         axes.axvline(0, color=_MUTED, linewidth=1)
@@ -62,25 +68,29 @@ def _cost(report: Report) -> str:
 
     def draw(axes: Axes) -> None:
         highest = 0.0
+        for model in report["models"]:
+            fill = "none" if model == "control" else MODELS[model]
+            axes.plot([], [], "o", markerfacecolor=fill, markeredgecolor=MODELS[model], markersize=9, label=model)
         for profile in report["profiles"]:
             model, precision, latency = profile["model"], profile["precision"], profile["latency_ms"]
             ap = accuracy(report, model, profile["runtime"], precision, "graph")["AP"]
             axes.plot([latency["p50"], latency["p99"]], [ap, ap], color=MODELS[model], linewidth=2, alpha=0.35)
             axes.plot(latency["p50"], ap, _MARKERS[precisions.index(precision)], color=MODELS[model], markersize=9)
             highest = max(highest, ap)
-        for model in report["models"]:
-            ap = accuracy(report, model, "torch", "fp32", "graph")["AP"]
-            p50 = cost(report, "student" if model == "control" else model)["latency_ms"]["p50"]
-            if model == "control":
-                axes.plot(p50, ap, "o", markerfacecolor="none", markeredgecolor=MODELS[model], markersize=9)
-            axes.annotate(model, (p50, ap), (-9, 0), textcoords="offset points", ha="right", va="center")
+        if "control" in report["models"]:
+            ap, p50 = (
+                accuracy(report, "control", "torch", "fp32", "graph")["AP"],
+                cost(report, "student")["latency_ms"]["p50"],
+            )
+            axes.plot(p50, ap, "o", markerfacecolor="none", markeredgecolor=MODELS["control"], markersize=9)
+            highest = max(highest, ap)
         for marker, precision in zip(_MARKERS, precisions, strict=False):
             axes.plot([], [], marker, color=_MUTED, label=precision)
         axes.set_xlim(left=0)
         axes.set_ylim(0, 1.12 * highest or 1)
         axes.set_xlabel("latency in ms: the mark at p50, the line to p99")
         axes.set_ylabel("AP")
-        axes.legend(loc="lower right", frameon=False)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
 
     return _svg("cost", "AP of every exported file against its latency; the tables have the figures.", draw)
 
@@ -90,8 +100,9 @@ def _loss(report: Report) -> str:
         for model, history in report["training"].items():
             if history:
                 epochs = [epoch["epoch"] + 1 for epoch in history]
-                axes.plot(epochs, [_detection(epoch) for epoch in history], color=MODELS[model], label=model)
-        _epochs(axes, "detection loss")
+                losses = [_detection(epoch) for epoch in history]
+                axes.plot(epochs, losses, _line(history, _LINES[model]), color=MODELS[model], label=model)
+        _epochs(axes, report, "detection loss")
 
     return _svg("loss", "Mean detection loss of each epoch of teacher, control and student.", draw)
 
@@ -101,9 +112,11 @@ def _ap(report: Report) -> str:
         for model, history in report["training"].items():
             measured = [(epoch["epoch"] + 1, epoch["AP"]) for epoch in history if epoch["AP"] is not None]
             if measured:
-                axes.plot(*zip(*measured, strict=True), "o-", color=MODELS[model], label=model, markersize=5)
+                axes.plot(
+                    *zip(*measured, strict=True), "o" + _LINES[model], color=MODELS[model], label=model, markersize=5
+                )
         axes.set_ylim(bottom=0)
-        _epochs(axes, "validation AP")
+        _epochs(axes, report, "validation AP")
 
     return _svg("ap", "Validation AP during the training of teacher, control and student.", draw)
 
@@ -112,12 +125,13 @@ def _distillation(report: Report) -> str:
     def draw(axes: Axes) -> None:
         history = report["training"]["student"]
         epochs = [epoch["epoch"] + 1 for epoch in history]
-        axes.plot(epochs, [_detection(epoch) for epoch in history], color=_TERMS["detection"], label="detection")
+        losses = [_detection(epoch) for epoch in history]
+        axes.plot(epochs, losses, _line(history), color=_TERMS["detection"], label="detection")
         for term, weight in (("features", "alpha"), ("classes", "beta")):
             scaled = [_weight(epoch, weight) * epoch["terms"][f"frs_{term}"] for epoch in history]
-            axes.plot(epochs, scaled, color=_TERMS[term], label=f"{weight} · w · {term}")
+            axes.plot(epochs, scaled, _line(history), color=_TERMS[term], label=f"{weight} · w · {term}")
         axes.set_ylim(bottom=0)
-        _epochs(axes, "part of the student's loss")
+        _epochs(axes, report, "part of the student's loss")
 
     return _svg("distillation", "Detection loss and the two weighted FRS terms of the student, epoch by epoch.", draw)
 
@@ -137,11 +151,11 @@ def _kinds(report: Report) -> str:
 def _classes(report: Report) -> str:
     scored = {model: row["per_class"] for model, row in _reference(report).items()}
     names = [name for name in report["classes"] if scored["student"].get(name) is not None]
-    if "control" in scored:
-        names.sort(key=lambda name: scored["student"][name] - scored["control"][name])
+    beside = scored.get("control")
+    names.sort(key=lambda name: scored["student"][name] - (beside[name] if beside else 0.0))
     # Of many classes the ones that changed most tell most; all of them are in the table.
-    half = _CLASSES_SHOWN // 2
-    shown = names if len(names) <= _CLASSES_SHOWN else [*names[:half], *names[-half:]]
+    half = CLASSES_SHOWN // 2
+    shown = names if len(names) <= CLASSES_SHOWN else [*names[:half], *names[-half:]]
     values = {model: [by_class[name] for name in shown] for model, by_class in scored.items()}
     return _dumbbells(
         "classes", "AP by class of teacher, control and student.", [_short(name) for name in shown], values
@@ -160,10 +174,13 @@ def _dumbbells(name: str, alt: str, labels: Sequence[str], values: Mapping[str, 
         columns = list(zip(*values.values(), strict=True))
         axes.hlines(rows, [min(c) for c in columns], [max(c) for c in columns], color=_GRID, linewidth=4, zorder=1)
         for model, of_model in values.items():
-            axes.plot(of_model, rows, "o", color=MODELS[model], markersize=9, label=model, zorder=2)
+            fill = "none" if model == "control" else MODELS[model]
+            shape: Any = {"marker": _SHAPES[model], "markerfacecolor": fill, "markersize": 9, "linestyle": "none"}
+            axes.plot(of_model, rows, **shape, color=MODELS[model], label=model, zorder=2, clip_on=False)
         axes.set_yticks(rows, labels)
+        axes.tick_params(axis="y", pad=9)  # a mark at 0 is not under its label
         axes.set_ylim(-0.6, len(labels) - 0.4)
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.05 * max(map(max, columns)) or 1)
         axes.set_xlabel("AP")
         axes.grid(visible=False, axis="y")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
@@ -181,18 +198,30 @@ def _weight(epoch: dict[str, Any], name: str) -> float:
     return float(figures[name] * figures["w"]) if figures else 0.0
 
 
-def _epochs(axes: Axes, label: str) -> None:
+def _epochs(axes: Axes, report: Report, label: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    longest = max(len(history) for history in report["training"].values())
+    axes.set_xlim(0.5, longest + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
     axes.legend(frameon=False)
 
 
+def _line(history: Sequence[Any], style: str = "-") -> str:
+    return "o" if len(history) == 1 else style  # one point is no line
+
+
 def _short(name: str) -> str:
-    flat = " ".join(name.split())
-    return flat if len(flat) <= 24 else f"{flat[:23]}…"
+    """At most `_COLUMNS` columns wide: most letters take one, East Asian ones and capitals more."""
+    flat, width = "", 0.0
+    for letter in " ".join(name.split()):
+        width += 2.0 if east_asian_width(letter) in "WF" else 1.4 if letter.isupper() else 1.0
+        if width > _COLUMNS:
+            return f"{flat}…"
+        flat += letter
+    return flat
 
 
 def _svg(name: str, alt: str, draw: Callable[[Axes], None], height: float = 3.6) -> str:
@@ -206,7 +235,8 @@ def _svg(name: str, alt: str, draw: Callable[[Axes], None], height: float = 3.6)
         "ytick.color": _MUTED, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
         "grid.color": _GRID, "grid.linewidth": 0.8, "lines.linewidth": 2.2, "axes.axisbelow": True,
     }  # fmt: skip
-    with mpl.rc_context(style):
+    with mpl.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the page's font has it, not matplotlib's
         figure = Figure(figsize=(5.6, height), layout="constrained")
         draw(figure.add_subplot())
         buffer = io.StringIO()
@@ -217,9 +247,13 @@ def _svg(name: str, alt: str, draw: Callable[[Axes], None], height: float = 3.6)
 def _for_page(svg: str, name: str, alt: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<(metadata|style).*?</\1>", "", svg, flags=re.DOTALL)
-    for colour, variable in _VARIABLES.items():
-        svg = re.sub(rf"(fill|stroke): {colour}", rf"\1: var(--{variable})", svg)
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", svg)
-    svg = re.sub(r"font-family: [^;\"]*;?", "", svg)
+    svg = re.sub(r"<[^>]*>", lambda tag: _restyled(tag[0], name), svg)  # tags alone: between them are names of classes
     svg = re.sub(r'(<svg [^>]*?)width="[^"]*" height="[^"]*"', r"\1", svg, count=1)
     return re.sub(r"<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', svg, count=1)
+
+
+def _restyled(tag: str, name: str) -> str:
+    for colour, variable in _VARIABLES.items():
+        tag = re.sub(rf"(fill|stroke): {colour}", rf"\1: var(--{variable})", tag)
+    tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", tag)
+    return re.sub(r"font-family: [^;\"]*;?", "", tag)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 
 from stages.report.pictures import Picture, Pictures
 from stages.report.summary import Report, sentence, shown_precision
@@ -18,7 +19,10 @@ from stages.report.tables import (
     models_table,
     not_measured,
     taught,
+    threads,
 )
+
+_CONTROL = " The control is the student's network, so its cost is the student's."
 
 
 def markdown(report: Report, pictures: Pictures) -> str:
@@ -30,7 +34,7 @@ def markdown(report: Report, pictures: Pictures) -> str:
         *([f"**Gates failed: {safe(', '.join(failed))}**"] if failed else []),
         _grid(models_table(report)),
         f"AP in percent in torch with exact NMS; latency, memory and size of the {shown_precision(report)} ONNX file on "
-        f"{_hardware(report)}. The control is the student's network, so its cost is the student's.",
+        f"{_hardware(report)}.{_CONTROL if 'control' in report['models'] else ''}",
         "## Accuracy of every artifact",
         _grid(accuracy_table(report)),
         f"COCO AP in percent on {report['data']['val']['images']} validation images.",
@@ -42,11 +46,10 @@ def markdown(report: Report, pictures: Pictures) -> str:
         _grid(files_table(report)),
         "## Distillation",
         f"{report['distillation']['method'].upper()}, {taught(report)}.",
-        "## Gates",
-        _grid(gates_table(report)),
+        *(["## Gates", _grid(gates_table(report))] if report["gates"] else []),
         *_pictures(pictures),
         "## How to make it again",
-        safe(report["command"]),
+        _literal(report["command"]),
         f"Seed {report['seed']}, commit {report['commit'] or 'unknown'}, {report['created']}; `config.yaml` beside this file "
         "is the configuration with every default.",
         _grid(data_table(report)),
@@ -58,7 +61,15 @@ def markdown(report: Report, pictures: Pictures) -> str:
 def safe(text: str) -> str:
     """Text from outside (class names, file names, messages) as Markdown that cannot become markup."""
     flat = " ".join(html.escape(text, quote=False).split())
-    return "".join("\\" + c if c in "\\`*_[]|#!" else c for c in flat)
+    marked = "".join("\\" + c if c in "\\`*_[]|#!" else c for c in flat)
+    return marked.replace("://", r"\://").replace("www.", r"www\.")  # some readers make links of these by themselves
+
+
+def _literal(text: str) -> str:
+    """Every character as it is: a block whose fence is longer than any inside."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
 
 
 def _timed(report: Report) -> str:
@@ -89,7 +100,7 @@ def _picture(picture: Picture) -> str:
 
 def _hardware(report: Report) -> str:
     machine = report["environment"]["machine"]
-    return f"{safe(str(machine['cpu']))}, {report['profiles'][0]['threads']} threads"
+    return f"{safe(str(machine['cpu']))}, {threads(report)}"
 
 
 def _grid(table: Table) -> str:

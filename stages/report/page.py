@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stages.report import tables
-from stages.report.charts import charts
+from stages.report.charts import CLASSES_SHOWN, charts
+from stages.report.gates import failures
 from stages.report.pictures import COLOURS, Pictures
-from stages.report.summary import Report, accuracy, cost, number, shown_precision, verdict
+from stages.report.summary import NONE, Report, accuracy, cost, number, shown_precision, verdict
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,7 +41,9 @@ def page(report: Report, pictures: Pictures, config: str) -> str:
         config=config,
         verdict=verdict(report),
         tone=_TONES.get(report["distillation"]["verdict"], "open"),
-        failed=[gate for gate in report["gates"] if not gate["passed"]],
+        failures=failures(report["gates"]),
+        classes_shown=CLASSES_SHOWN,
+        threads=tables.threads(report),
         facts=list(_facts(report)),
         shown=shown_precision(report),
         charts={name: Markup(svg) for name, svg in charts(report).items()},
@@ -63,13 +66,18 @@ def _facts(report: Report) -> Iterator[tuple[str, str, str]]:
         ("latency, p50", " ms", {model: each["latency_ms"]["p50"] for model, each in costs.items()}),
         ("peak memory", " MB", {model: each["peak_memory_mb"] for model, each in costs.items()}),
     ):
-        yield label, number(of["student"]) + unit, _share(of["student"], of["teacher"], unit)
+        yield label, _figure(of["student"], unit), _share(of["student"], of["teacher"], unit)
 
 
 def _share(student: float | None, teacher: float | None, unit: str) -> str:
     if not student or not teacher:
-        return f"teacher {number(teacher)}{unit}"
-    return f"{student / teacher:.0%} of the teacher's {number(teacher)}{unit}"
+        return f"teacher {_figure(teacher, unit)}"
+    return f"{student / teacher:.0%} of the teacher's {_figure(teacher, unit)}"
+
+
+def _figure(value: float | None, unit: str) -> str:
+    """With a second digit where it is small, and without a unit where it was not measured."""
+    return NONE if value is None else number(value, 1 if value >= 1 else 2) + unit
 
 
 def _jpeg(picture: Image) -> str:

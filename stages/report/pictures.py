@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by the colour-blind too; what was missed is dashed besides.
 COLOURS = {"found": (86, 180, 233), "missed": (240, 228, 66), "false": (255, 94, 0)}
 _TRUTH = (255, 255, 255)
-_SMALLEST = 640
-"""A photograph whose longer side has fewer pixels is enlarged before it is drawn on, so that lines are thin beside it."""
+_SMALLEST, _LARGEST = 640, 960
+"""Pixels of the longer side: a photograph with fewer is enlarged before it is drawn on, so that lines are thin beside it, and
+one with more is reduced: nobody sees them, and dozens of panels are in memory at once."""
+_FAINT = 1e-6
+"""A map whose highest score is below this is shown as empty."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,14 @@ def _maps(
     drawn = []
     for number, image in enumerate(_spread(data.images, context.config.report.pictures), start=1):
         pixels = data.load(image)
-        large, factor = _enlarged(pixels)
+        canvas, factor = _resized(pixels)
         truth = image.boxes[~image.crowd]
+        richness = _richness(context, teacher, pixels, canvas.shape[:2])
+        highest = float(richness.max())
         panels = (
-            (f"ground truth: {len(truth)}", draw_boxes(large, factor * truth, _TRUTH)),
-            *(_panel(model, pixels, matches[model][image.id], thresholds[model]) for model in ("teacher", "student")),
-            ("feature richness", draw_heat(large, _richness(context, teacher, pixels, large.shape[:2]))),
+            (f"ground truth: {len(truth)}", draw_boxes(canvas, factor * truth, _TRUTH)),
+            *(_panel(m, canvas, factor, matches[m][image.id], thresholds[m]) for m in ("teacher", "student")),
+            (f"feature richness: 0 to {highest:.2g}", draw_heat(canvas, richness / max(highest, _FAINT))),
         )
         drawn.append(Picture(f"pictures/{number}.png", image.file_name, "", panels))
     return tuple(drawn)
@@ -131,10 +136,8 @@ def _contrasts(
 ) -> tuple[Picture, ...]:
     drawn = []
     for number, image in enumerate(images, start=1):
-        pixels = data.load(image)
-        panels = tuple(
-            _panel(model, pixels, matches[model][image.id], thresholds[model]) for model in ("control", "student")
-        )
+        canvas, factor = _resized(data.load(image))
+        panels = tuple(_panel(m, canvas, factor, matches[m][image.id], thresholds[m]) for m in ("control", "student"))
         drawn.append(
             Picture(f"pictures/{kind}-{number}.png", image.file_name, _change(image, matches, thresholds), panels)
         )
@@ -146,33 +149,36 @@ def _change(image: CocoImage, matches: Matches, thresholds: Mapping[str, float])
     return f"{errors['student']} errors of the student, {errors['control']} of the control"
 
 
-def _panel(model: str, pixels: npt.NDArray[np.uint8], found: ImageMatches, threshold: float) -> tuple[str, Image]:
+def _panel(
+    model: str, canvas: npt.NDArray[np.uint8], factor: float, found: ImageMatches, threshold: float
+) -> tuple[str, Image]:
+    """canvas: the photograph in the size in which it is shown, `factor` times its own."""
     import numpy as np
 
     from frs.edge.draw import draw_boxes
 
-    large, factor = _enlarged(pixels)
     kept = found.scores >= threshold
     for colour, boxes in (
         ("missed", found.objects[found.found_at < threshold]),
         ("false", found.boxes[kept & ~found.hit]),
         ("found", found.boxes[kept & found.hit]),
     ):
-        picture = draw_boxes(large, factor * boxes, COLOURS[colour], dashed=colour == "missed")
-        large = np.asarray(picture)
+        picture = draw_boxes(canvas, factor * boxes, COLOURS[colour], dashed=colour == "missed")
+        canvas = np.asarray(picture)
     tally = found.tally(threshold)
     return f"{model}: {tally.found} found, {tally.missed} missed, {tally.false} false", picture
 
 
-def _enlarged(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], int]:
-    """The photograph, enlarged by a whole factor where it is small, and the factor."""
+def _resized(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], float]:
+    """The photograph, enlarged by a whole factor where it is small, reduced where it is large; and the factor."""
     import numpy as np
     from PIL import Image
 
     height, width = pixels.shape[:2]
-    factor = max(1, -(-_SMALLEST // max(height, width)))
-    large = Image.fromarray(pixels).resize((width * factor, height * factor), Image.Resampling.BICUBIC)
-    return np.asarray(large), factor
+    longer = max(height, width)
+    factor = float(-(-_SMALLEST // longer)) if longer < _SMALLEST else min(1.0, _LARGEST / longer)
+    size = max(1, round(factor * width)), max(1, round(factor * height))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)), factor
 
 
 def _richness(

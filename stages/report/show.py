@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from frs.errors import FrsError
-from stages.report.summary import NONE, Report, accuracy, cost, number, shown_precision, table
+from stages.report.summary import NONE, Report, accuracy, cost, number, plain, shown_precision, signed, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,12 +39,16 @@ def show(run_dirs: Sequence[Path]) -> RenderableType:
     """
     if len(run_dirs) == 1:
         return _understood(run_dirs[0], lambda report: table(report, run_dirs[0]))
-    return _compared([_understood(run_dir, _run) for run_dir in run_dirs])
+    runs = [_understood(run_dir, _run) for run_dir in run_dirs]
+    if len({run.name for run in runs}) < len(runs):  # of several roots
+        runs = [replace(run, name=plain(str(run_dir))) for run, run_dir in zip(runs, run_dirs, strict=True)]
+    return _compared(runs)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """name; row: of the table; settings: dotted key -> value of what may differ; val: hash of the data scored on; timed_on."""
+    """name; row: of the table, behind the name; settings: dotted key -> value of what may differ; val: hash of the data scored
+    on; timed_on."""
 
     name: str
     row: tuple[str, ...]
@@ -80,21 +84,28 @@ def _run(report: Report) -> _Run:
     gain, interval = distillation["gain_AP"], distillation["gain_interval"]
     passed = sum(gate["passed"] for gate in report["gates"])
     row = (
-        report["name"],
         *aps,
-        NONE if gain is None else f"{gain:+.1f}",
-        NONE if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}",
+        NONE if gain is None else signed(gain),
+        NONE if interval is None else f"{signed(interval[0])} to {signed(interval[1])}",
         f"{report['models']['student']['params'] / 1e6:.2f} M",
         number(spent["latency_ms"]["p50"]),
         number(spent["artifact_mb"]),
         f"{passed} of {len(report['gates'])}",
     )
     chosen = {f"distill.{key} in force": number(distillation[key], 6) for key in ("alpha", "beta")}
-    versions = {f"{name} (version)": version for name, version in report["environment"]["packages"].items()}
+    environment = report["environment"]
+    versions = {f"{name} (version)": version for name, version in environment["packages"].items()}
+    facts = {
+        "commit": report["commit"],
+        **{f"data.{split} (sha256)": of_split["sha256"][:12] for split, of_split in report["data"].items()},
+        **{f"machine.{key}": value for key, value in environment["machine"].items()},
+    }
+    others = dict(_leaves({key: value for key, value in facts.items() if value is not None}))
     config = {key: value for key, value in _leaves(report["config"]) if key != "name"}
     threads = report["profiles"][0]["threads"]
-    timed_on = f"{report['environment']['machine']['cpu']}, {shown_precision(report)}, {threads} threads"
-    return _Run(report["name"], row, {**config, **chosen, **versions}, report["data"]["val"]["sha256"], timed_on)
+    timed_on = plain(f"{environment['machine']['cpu']}, {shown_precision(report)}, {threads} threads")
+    settings = {**config, **chosen, **versions, **others}
+    return _Run(plain(report["name"]), row, settings, report["data"]["val"]["sha256"], timed_on)
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -120,7 +131,7 @@ def _compared(runs: Sequence[_Run]) -> RenderableType:
     settings = [(key, *(run.settings.get(key, NONE) for run in runs)) for key in keys]
     differing = [row for row in settings if len(set(row[1:])) > 1]
     return Group(
-        _grid(_COLUMNS, [run.row for run in runs]),
+        _grid(_COLUMNS, [(run.name, *run.row) for run in runs]),
         *(Text(warning) for warning in warnings),
         _grid(("what differs", *(run.name for run in runs)), differing)
         if differing

@@ -36,7 +36,7 @@ def stage(config: Config) -> Stage:
         },
         outputs={**PUBLISHED, "pictures": "pictures"},
         reads=("name", "seed", "input", "report", "gates", "control", "export.precisions"),
-        version=2,
+        version=3,
         run=_run,
         publish={**PUBLISHED, "pictures": "pictures"},
     )
@@ -50,8 +50,12 @@ def _run(context: Context) -> Metrics:
     context.outputs["pictures"].mkdir(exist_ok=True)
     pictures = draw_pictures(context)
     write_json(context.outputs["report"], report)
-    context.outputs["text"].write_text(markdown(report, pictures), encoding="utf-8")
-    context.outputs["page"].write_text(page(report, pictures, context.config.to_yaml()), encoding="utf-8")
+    for label, text in (
+        ("text", markdown(report, pictures)),
+        ("page", page(report, pictures, context.config.to_yaml())),
+    ):
+        # A path in it need not be UTF-8.
+        context.outputs[label].write_text(text, encoding="utf-8", errors="backslashreplace")
     return {"verdict": report["distillation"]["verdict"], "failed_gates": failures(report["gates"])}
 
 

@@ -56,8 +56,8 @@ def verdict(report: Report) -> tuple[str, str]:
         "cannot tell": "Whether distillation helped cannot be told from this run",
     }
     return (
-        f"{says[distillation['verdict']]}: {distillation['gain_AP']:+.1f} AP over the control",
-        f"95% interval {low:+.1f} to {high:+.1f}, paired over images; one seed",
+        f"{says[distillation['verdict']]}: {signed(distillation['gain_AP'])} AP against the control",
+        f"95% interval {signed(low)} to {signed(high)}, paired over images; one seed",
     )
 
 
@@ -68,7 +68,7 @@ def table(report: Report, run_dir: Path) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    title = f"{escape(report['name'])}: AP in torch, cost of the {shown_precision(report)} ONNX file"
+    title = f"{escape(plain(report['name']))}: AP in torch, cost of the {shown_precision(report)} ONNX file"
     drawn = Table(title=title, title_justify="left")
     for i, column in enumerate(COLUMNS):
         drawn.add_column(column, justify="left" if i == 0 else "right")
@@ -79,7 +79,7 @@ def table(report: Report, run_dir: Path) -> RenderableType:
     return Group(
         drawn,
         Text(sentence(report)),
-        Text(gates + (f"; failed: {', '.join(failed)}" if failed else "")),
+        Text(gates + (f"; failed: {plain(', '.join(failed))}" if failed else "")),
         Text(f"Report: {run_dir / 'report.html'}"),
     )
 
@@ -105,3 +105,13 @@ def cost(report: Report, model: str) -> dict[str, Any]:
 def number(value: float | None, digits: int = 1) -> str:
     """A figure for people, and a dash for one that was not measured."""
     return NONE if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float) -> str:
+    """A difference of APs, with a second digit where one would show nothing."""
+    return f"{value:+.{1 if abs(value) >= 0.1 else 2}f}".replace("-", "\u2212")
+
+
+def plain(text: str) -> str:
+    """Text out of a file, so that a terminal shows it and is not steered by it."""
+    return text if text.isprintable() else ascii(text)[1:-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from stages.report.summary import COLUMNS, NONE, Report, accuracy, number, rows
@@ -73,8 +74,8 @@ def gates_table(report: Report) -> Table:
         (
             gate["name"],
             f"{gate['limit']:g}",
-            number(gate["value"], 4),
-            str(gate["measured_on"]),
+            NONE if gate["value"] is None else f"{gate['value']:.4g}",
+            f"{gate['measured_on']:,} {'boxes' if gate['name'].startswith('parity.') else 'images'}",
             "yes" if gate["passed"] else "no",
         )
         for gate in report["gates"]
@@ -104,10 +105,16 @@ def not_measured(report: Report) -> str:
     return "; ".join(f"{key.removesuffix('_mj').replace('_', ' ')} ({why})" for key, why in missing.items())
 
 
+def threads(report: Report) -> str:
+    """Of the profiled files, in words."""
+    count = report["profiles"][0]["threads"]
+    return f"{count} thread{'' if count == 1 else 's'}"
+
+
 def taught(report: Report) -> str:
     """The weights of the distillation's terms in words."""
     facts = report["distillation"]
-    values = (f"{key} {facts[key]:.3g}" if facts[key] is not None else f"{key} never set" for key in ("alpha", "beta"))
+    values = (f"{key} {facts[key]:.3g}" for key in ("alpha", "beta"))
     return f"{', '.join(values)} ({'measured on the first steps' if facts['chosen'] == 'auto' else 'given'})"
 
 
@@ -120,11 +127,12 @@ def _weights_and_graphs(report: Report) -> Iterable[tuple[str, ...]]:
 
 
 def _engines(report: Report) -> Iterable[tuple[str, ...]]:
+    graphs = {(file["model"], file["kind"]): PurePath(file["file"]) for file in report["files"]}
     for engine in report["engines"]:
         proven = _PROVEN[engine["proven"]]
         if engine["builder"]:
             proven += f" ({engine['builder']} {engine['version']}, {engine['target']})"
         if engine["message"]:
             proven += f": {engine['message']}"
-        name = f"{engine['model']} {engine['precision']} engine"
-        yield name, proven, number(engine["size_mb"]), engine["plan_sha256"] or NONE
+        plan = graphs[engine["model"], engine["precision"]].with_suffix(".plan")
+        yield plan.name, proven, number(engine["size_mb"]), engine["plan_sha256"] or NONE

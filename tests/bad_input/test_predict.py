@@ -198,6 +198,30 @@ def test_a_drawing_never_replaces_an_image(place: Place) -> None:
     assert (place.folder / "train/images/1.png").read_bytes() == before
 
 
+def test_drawings_of_images_of_one_name_lie_beside_each_other(place: Place) -> None:
+    model(place.folder)
+    images = []
+    for name in ("x/a.png", "y/a.png", "z/a-2.png"):
+        (place.folder / name).parent.mkdir()
+        Image.new("RGB", (64, 64)).save(place.folder / name)
+        images.append(name)
+    found = json.loads(place.accepts("predict", "m.onnx", *images))
+    assert [answer["drawn"] for answer in found] == [
+        "predictions/a.png",
+        "predictions/a-2.png",
+        "predictions/a-2-2.png",
+    ]
+    assert len(list(Path("predictions").iterdir())) == 3
+
+
+def test_of_a_folder_only_the_files_are_images(place: Place) -> None:
+    model(place.folder)
+    (place.folder / "mixed/sub.png").mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(place.folder / "mixed/a.png")
+    found = json.loads(place.accepts("predict", "m.onnx", "mixed"))
+    assert [answer["image"] for answer in found] == ["mixed/a.png"]
+
+
 def test_a_name_that_is_not_utf_8(place: Place) -> None:
     model(place.folder)
     name = os.fsdecode(b"\xff.png")

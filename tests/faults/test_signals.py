@@ -157,6 +157,18 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_images(tmp_path: Path,
     assert executed(run(folder).stdout) == set(), "the run as it was is untouched"
 
 
+def test_a_training_too_short_to_be_distilled_says_so_before_it_begins(
+    tmp_path: Path, undisturbed: Undisturbed
+) -> None:
+    folder = copy(undisturbed.folder, tmp_path / "copy")
+    failed = run(folder, "--set", "distill.auto_steps=24", "--until", "student", code=1)
+    assert failed.stderr == (
+        "frs-pipeline: stage student: student.train has 24 steps, and distill.auto_steps measures alpha and beta on the first "
+        "24, so nothing would be distilled; lower distill.auto_steps, or train for more epochs\n"
+    )
+    assert executed(run(folder, "--set", "distill.auto_steps=23", "--until", "student").stdout) == {"student"}
+
+
 def _all_finite(checkpoint: Path) -> None:
     import torch
 

@@ -116,7 +116,8 @@ def test_run_ends_with_the_report_when_the_report_stage_is_reached(lab: Lab, mon
         (
             ModuleNotFoundError("No module named 'torch'", name="torch"),
             1,
-            "stage data: torch is not installed; pip install 'frs-pipeline[train]', and give the same command again",
+            "stage data: torch is not installed; pip install '.[train]' in the project's folder brings it; then give the same "
+            "command again",
         ),
         (RuntimeError(), 1, "stage data: RuntimeError. This is a bug; --debug shows where"),
         (

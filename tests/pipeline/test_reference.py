@@ -70,7 +70,7 @@ def test_every_link_leads_somewhere() -> None:
         ("| `clip` | number > 0 or `null` | `10` |", "optional"),
         ("| `alpha` | number ≥ 0 or `auto` | `auto` |", "a number or a word"),
         ("| `scale` | [number, number] or `null` | `null` |", "a pair"),
-        ("| `precisions` | [`fp32` or `fp16`, ...] | `[fp32, fp16]` |", "a list"),
+        ("| `precisions` | [`fp32` or `fp16`, ...], at least 1 | `[fp32, fp16]` |", "a list"),
         ("| `backbone_options` | mapping | `{}` |", "a mapping"),
         ("| `annotations` | path | required |", "required"),
     ],

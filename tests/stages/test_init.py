@@ -195,7 +195,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["annotations.json", "images"]
     with pytest.raises(ConfigError, match="there is no such folder"):
         init(tmp_path, out=tmp_path / "gone/mine.yaml")
-    with pytest.raises(ConfigError, match="a run's name is up to 64 letters"):
+    with pytest.raises(ConfigError, match="cannot be the name of the run, which is up to 64 letters"):
         init(tmp_path, name="../mine")
 
 

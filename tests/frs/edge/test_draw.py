@@ -31,6 +31,14 @@ def test_a_label_stands_above_its_box_and_a_box_without_area_is_no_error() -> No
     assert (drawn[28:40, 10:45] == [255, 255, 0]).all(axis=-1).sum() > 50
 
 
+def test_a_label_is_whole_where_its_box_begins_at_an_edge() -> None:
+    inside = np.asarray(draw_boxes(GREY, np.array([[10.0, 40, 50, 55]]), (255, 255, 0), ["a tree"]))
+    for box in ([10.0, 0, 50, 20], [70.0, 40, 79, 55], [-5.0, -9, 20, 20]):
+        drawn = np.asarray(draw_boxes(GREY, np.array([box]), (255, 255, 0), ["a tree"]))
+        black = (drawn == 0).all(axis=-1).sum()
+        assert black == (inside == 0).all(axis=-1).sum(), "as much of the letters is seen"
+
+
 def test_heat_is_dark_at_zero_and_bright_at_one() -> None:
     heat = np.zeros((60, 80), dtype=np.float32)
     heat[:, 40:] = 1.0

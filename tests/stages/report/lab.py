@@ -20,7 +20,9 @@ def report(**changes: Any) -> dict[str, Any]:
         "created": "2026-01-01T00:00:00+00:00",
         "command": "frs-pipeline run 'a <b>.yaml' --set seed=0",
         "commit": None,
-        "config": {"name": "a_run", "input": {"height": 64, "width": 64}, "distill": {"alpha": "auto"}},
+        "config": {
+            "name": "a_run", "input": {"height": 64, "width": 64}, "distill": {"alpha": "auto"}, "report": {"score": None},
+        },
         "environment": {
             "machine": {"cpu": "A *fast* CPU", "memory_gb": 8.0, "gpu": None},
             "packages": {"torch": "2.14.1"},

@@ -7,7 +7,7 @@ import pytest
 
 from stages.report.markdown import markdown, safe
 from stages.report.summary import rows, sentence
-from tests.stages.report.lab import NO_PICTURES, pictures, report
+from tests.stages.report.lab import NO_PICTURES, pictures, report, without_control
 
 
 def test_the_control_costs_what_the_student_costs() -> None:
@@ -26,7 +26,7 @@ def test_without_fp32_the_table_shows_what_was_exported() -> None:
 @pytest.mark.parametrize(
     ("verdict", "words"),
     [
-        ("helped", "Distillation helped: +2.5 AP over the control (95% interval +1.0 to +4.0"),
+        ("helped", "Distillation helped: +2.5 AP against the control (95% interval +1.0 to +4.0"),
         ("hurt", "Distillation hurt: +2.5 AP"),
         ("cannot tell", "cannot be told from this run: +2.5 AP"),
         ("not shown", "was not shown: the run has no control"),
@@ -37,12 +37,24 @@ def test_the_verdict_in_words(verdict: str, words: str) -> None:
 
 
 def test_text_from_outside_cannot_become_markup() -> None:
-    text = markdown(report(), pictures("photo](http://x)<img>.png"))
+    made = report()
+    text = markdown(made, pictures("photo](http://x)<img>.png"))
     assert "<script>" not in text
-    assert "<b>" not in text
+    assert "<b>" not in text.replace(made["command"], "")
     assert "<img>" not in text
     assert not re.search(r"(?<!\\)\]\(http", text)
+    assert "http://" not in text, "some readers make links by themselves"
     assert "a\\|b" in text
+
+
+def test_the_command_can_be_copied_as_it_was() -> None:
+    command = "frs-pipeline run 'my  runs_a/<x>*.yaml' --set name=```"
+    assert f"\n````\n{command}\n````\n" in markdown(report(command=command), NO_PICTURES)
+
+
+def test_without_control_none_is_spoken_of() -> None:
+    assert "control is" not in markdown(without_control(), NO_PICTURES)
+    assert "control is" in markdown(report(), NO_PICTURES)
 
 
 def test_every_table_is_rectangular() -> None:
@@ -53,8 +65,8 @@ def test_every_table_is_rectangular() -> None:
 
 def test_what_was_not_measured_is_a_dash() -> None:
     text = markdown(report(), NO_PICTURES)
-    assert "| gain | 1 | – | 3 | no |" in text
-    assert "| student fp32 engine | not built: no &lt;b&gt;builder&lt;/b&gt; here | – | – |" in text
+    assert "| gain | 1 | – | 3 images | no |" in text
+    assert "| student.plan | not built: no &lt;b&gt;builder&lt;/b&gt; here | – | – |" in text
 
 
 def test_safe_keeps_the_words() -> None:

@@ -31,10 +31,10 @@ def made() -> str:
 
 def test_the_verdict_stands_first(made: str) -> None:
     text = text_of(made)
-    verdict = text.index("Distillation helped: +2.5 AP over the control")
+    verdict = text.index("Distillation helped: +2.5 AP against the control")
     assert verdict < text.index("95% interval +1.0 to +4.0") < text.index("What was won and lost")
     assert text.index("1 of 1 gates failed") < text.index("What was won and lost")
-    assert "gain: not measured, the limit is 1.0000" in text
+    assert "gain: not measured, only 3 boxes could be compared" in text
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ def test_the_verdict_stands_first(made: str) -> None:
         "1,234 validation images with 5,678 objects",
         "20% of the teacher's 5.0 M",
         "alpha 0.0001, beta 0.1 (measured on the first steps)",
-        "drawn from a score of 0.25 (teacher), 0.50 (control), 0.75 (student)",
+        "drawn from a score of 0.50 (control), 0.75 (student), where the F1 of each is highest",
         "student.onnx AP 32.5 in ONNX Runtime 4.0 " + "b" * 64,
-        "student fp32 engine not built: no <b>builder</b> here – –",
+        "student.plan not built: no <b>builder</b> here – –",
         "frs-pipeline run 'a <b>.yaml' --set seed=0",
         "name: '</pre><script>alert(2)</script>'",
         "Not measured: energy (no power rail).",
@@ -111,6 +111,35 @@ def test_of_many_classes_the_ones_that_changed_most_are_drawn() -> None:
     drawn = re.findall(r"<text [^>]*>class (\d+)</text>", made)
     assert sorted(map(int, drawn)) == [*range(15), *range(65, 80)]
     assert set(many["classes"]) <= set(re.findall(r'<th scope="row">([^<]*)</th>', made)), "the table has them all"
+
+
+def test_class_names_in_charts_are_what_they_were() -> None:
+    names = ['id="x" url(#y)', "fill: #040404", "font-family: A; z", "漢" * 20]
+    odd = report(classes=names)
+    for row in odd["accuracy"]:
+        row["per_class"] = dict.fromkeys(names, 10.0)
+    drawn = re.findall(r"<text [^>]*>([^<]*)</text>", page(odd, NO_PICTURES, CONFIG))
+    assert {*names[:3], "漢" * 11 + "…"} <= {html.unescape(text) for text in drawn}
+
+
+def test_without_control_the_classes_stand_in_the_order_of_the_students_ap() -> None:
+    alone = without_control()
+    alone["classes"] = ["a", "b", "c"]
+    for row in alone["accuracy"]:
+        row["per_class"] = {"a": 3.0, "b": 1.0, "c": 2.0}
+    made = page(alone, NO_PICTURES, CONFIG)
+    assert re.findall(r"<text [^>]*>([abc])</text>", made) == ["b", "c", "a"], "from below"
+    assert "in the order of the student's AP." in text_of(made)
+    assert "gain" not in text_of(made).split("AP by class")[1].split("AP of each")[0]
+
+
+def test_one_epoch_is_a_mark_in_its_place() -> None:
+    short = report()
+    for model, history in short["training"].items():
+        short["training"][model] = history[:1]
+    loss = re.findall(r"Mean detection loss.*?</svg>", page(short, NO_PICTURES, CONFIG), flags=re.DOTALL)[0]
+    assert re.findall(r"<text [^>]*>(\d+)</text>", loss)[0] == "1", "an epoch is a whole number"
+    assert len(re.findall("<use ", loss)) >= 3, "a mark for each model"
 
 
 def test_a_teacher_that_was_given_has_no_curve() -> None:

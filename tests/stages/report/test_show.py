@@ -59,6 +59,34 @@ def test_figures_of_other_images_or_another_machine_are_not_compared_in_silence(
     assert "b: A slow CPU, fp32, 2 threads" in text
 
 
+def test_what_is_not_in_the_configuration_may_differ_too(tmp_path: Path) -> None:
+    other = report(commit="0123abc")
+    other["data"]["train"]["sha256"] = "e" * 64
+    other["environment"]["machine"]["gpu"] = "A GPU"
+    text = shown(folder(tmp_path, "a", report()), folder(tmp_path, "b", other))
+    assert line(text, "commit") == ["commit", "–", "0123abc"]
+    assert line(text, "data.train") == ["data.train (sha256)", "d" * 12, "e" * 12]
+    assert line(text, "machine.gpu") == ["machine.gpu", "–", "A GPU"]
+    assert "data.val" not in text
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    folders = []
+    for root in ("one", "two"):
+        (tmp_path / root).mkdir()
+        folders.append(folder(tmp_path / root, "a", report()))
+    text = shown(*folders)
+    for place in folders:
+        assert place.parent.name in text
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_name_from_a_file_cannot_steer_the_terminal(tmp_path: Path, count: int) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(report(name="\x1b[2Jx")))
+    text = shown(*[tmp_path] * count)
+    assert "\x1b" not in text
+
+
 def test_values_from_a_file_cannot_steer_the_terminal(tmp_path: Path) -> None:
     other = report()
     other["config"]["input"]["height"] = "\x1b[2J[red]x"
