@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 import shlex
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -38,8 +40,14 @@ Exit codes:
 _MACHINE = {
     errno.EACCES: "correct the permissions",
     errno.EDQUOT: "make room",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    errno.EIO: "look at the disk",
     errno.ENOLCK: "choose a --runs-dir on a file system that has locks",
     errno.EPIPE: "leave the reader of the output open",
+    errno.ENFILE: "end other programs that hold files open",
+    errno.ENOMEM: "end other programs that take memory",
+    errno.ENOTDIR: "choose a place whose folders are folders",
+    errno.ESTALE: "mount the network disk again",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENOSPC: "make room",
     errno.EPERM: "correct the permissions",
@@ -62,6 +70,8 @@ _EXTRAS = {
 _INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 _TOGETHER = 1.0
 """Seconds within which a second signal is taken for the first."""
+_SOON = 0.05
+"""Seconds after which a signal that came at a bad moment is given again."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -79,10 +89,22 @@ class _Interrupter:
     def __init__(self) -> None:
         self._last = -math.inf
 
-    def __call__(self, number: int, _frame: FrameType | None) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if _importing(frame):
+            # torch swallows what is raised while it imports numpy, and goes on with half of it.
+            again = threading.Timer(_SOON, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
         before, self._last = self._last, time.monotonic()
         if self._last - before > _TOGETHER:
             raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 class _Commands(click.Group):
@@ -249,7 +271,7 @@ def plan(config: Path, overrides: tuple[str, ...], until: str | None, force: tup
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("check"),
     show_default=True,
-    help="Folder for a picture of the worst image, if boxes are at fault.",
+    help="Folder for a picture of the worst image, if boxes are at fault, and for what is too much to show.",
 )
 def check(config: Path, overrides: tuple[str, ...], out: Path) -> None:
     """Check CONFIG, and the data, weights and environment that it needs. Runs nothing."""
@@ -299,9 +321,16 @@ def predict(artifact: Path, images: tuple[Path, ...], out: Path, score: float) -
     """
     from stages.predict import run_predict
 
-    answers = run_predict(artifact, images, out, score)
-    text = json.dumps(answers, indent=2, ensure_ascii=False)
-    click.echo(text.encode(errors="backslashreplace").decode())  # a file name need not be UTF-8; JSON reads the escape
+    answers = []
+    try:
+        for answer in run_predict(artifact, images, out, score):
+            answers.append(answer)
+    finally:
+        if answers:  # those before the one that failed too
+            text = json.dumps(answers, indent=2, ensure_ascii=False)
+            click.echo(
+                text.encode(errors="backslashreplace").decode()
+            )  # a file name need not be UTF-8; JSON reads this
     errors = [answer["error"] for answer in answers if "error" in answer]
     if errors:
         raise PipelineError("\n  ".join([f"{len(errors)} of {len(answers)} images cannot be read", *errors]))

@@ -96,7 +96,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 def clear_temporary(folder: Path) -> None:
     """Delete what a killed `write_atomic` left in a folder that nobody else writes to now."""
-    for path in folder.glob(".*.json.*"):
+    for path in folder.glob(".*.*"):
         if path.suffix[1:].isdigit():
             path.unlink()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import subprocess
@@ -16,7 +17,7 @@ from pipeline.files import to_json_text, write_atomic
 from pipeline.hashing import sealed, unsealed
 from pipeline.store import Entry
 
-SCHEMA = 1
+SCHEMA = 2
 FILE = "manifest.json"
 
 _LIBRARIES = (
@@ -105,6 +106,7 @@ def versions() -> dict[str, str]:
     }
 
 
+@functools.cache
 def commit() -> str | None:
     """The git commit of this package, "-dirty" behind it where files differ; None where it is not a checkout."""
     here = Path(__file__)

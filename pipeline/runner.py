@@ -231,11 +231,11 @@ def published(stage: Stage, entry: Entry) -> dict[str, str]:
 
 def publish(source: Path, sha256: str, target: Path, hasher: Hasher) -> None:
     """Put a copy of an output at `target`, unless it is there; a file is replaced in one rename, a folder in two."""
-    if _hash(target, hasher) == sha256:
-        return
     temporary, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
     _remove(temporary)
     _remove(old)
+    if _hash(target, hasher) == sha256:
+        return
     if source.is_dir():
         shutil.copytree(source, temporary)
         sync_tree(temporary)

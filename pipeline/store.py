@@ -10,6 +10,7 @@ A fingerprint is the sha256 of the components that a stage's result depends on, 
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -24,7 +25,7 @@ from pipeline.files import clear_temporary, locked, sync, sync_tree, to_json_tex
 from pipeline.hashing import Hasher, sealed, sha256_of, unsealed
 from pipeline.stage import Stage
 
-_SCHEMA = 1
+_SCHEMA = 2
 _FORCED = "forced"
 _ENTRY = re.compile(r"([0-9a-f]{64})(?:\.(\d+))?")
 
@@ -255,6 +256,10 @@ class Store:
             return self.hasher.either(path) == artifact.sha256
         except StoreError:  # something else than files lies there
             return False
+        except OSError as error:
+            if error.errno == errno.EIO:  # the disk cannot read it any more
+                return False
+            raise
 
 
 def _text(entry: Entry) -> str:

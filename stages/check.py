@@ -14,6 +14,7 @@ from stages.common import cache_folder, spec, version_of
 if TYPE_CHECKING:
     from frs.data import CocoDataset, Fault
 
+PICTURE, LISTING = "worst.png", "faults.txt"
 _SHOWN = 10
 
 
@@ -35,8 +36,12 @@ Finding = tuple[Verdict, str, str]
 def run_check(config: Config, out: Path | None = None, progress: Progress | None = None) -> Iterator[Finding]:
     """Look at everything that a run needs before it needs it.
 
-    A picture of the image with most boxes at fault, if there is one, is written to `out/worst.png`.
+    A picture of the image with most boxes at fault, if there is one, is written to `out/worst.png`, and all faults of the
+    data, where they are too many to be shown, to `out/faults.txt`.
     """
+    if out is not None:
+        for name in (PICTURE, LISTING):
+            (out / name).unlink(missing_ok=True)
     splits: dict[str, CocoDataset] = {}
     yield from _trees(config) if not isinstance(config.data, CocoData) else _coco(config.data, splits, out, progress)
     yield from _environment(config)
@@ -84,23 +89,29 @@ def _coco(
             continue
         splits[name] = data
         found[name] = faults = [*faults, *check_objects(data), *check_images(data, watch)]
-        yield from _by_kind(f"data.{name}", faults)
+        yield from _by_kind(f"data.{name}", faults, out)
         if all(fault.mended for fault in faults):
             boxes = sum(len(image.boxes) for image in data.images)
             summed = f"{split.annotations}: {len(data.images)} images, all decoded, and {boxes} boxes"
             yield Verdict.OK, f"data.{name}", summed
     if len(splits) == 2:
-        yield from _by_kind("data", check_splits(splits["train"], splits["val"]))
+        yield from _by_kind("data", check_splits(splits["train"], splits["val"]), out)
     if out is not None:
         yield from _worst(splits, found, out)
 
 
-def _by_kind(what: str, faults: Sequence[Fault]) -> Iterator[Finding]:
-    """Counted, and the first of each kind by name."""
+def _by_kind(what: str, faults: Sequence[Fault], out: Path | None) -> Iterator[Finding]:
+    """Counted, and the first of each kind by name; the others in a file."""
     kinds = dict.fromkeys(fault.kind for fault in sorted(faults, key=lambda fault: fault.mended))
     for kind in kinds:
         these = [fault for fault in faults if fault.kind is kind]
-        more = [f"and {len(these) - _SHOWN:,} more"] if len(these) > _SHOWN else []
+        more = []
+        if len(these) > _SHOWN:
+            more = [f"and {len(these) - _SHOWN:,} more" + (f", in {out / LISTING}" if out is not None else "")]
+            if out is not None:
+                out.mkdir(parents=True, exist_ok=True)
+                with (out / LISTING).open("a", encoding="utf-8", errors="backslashreplace") as listing:
+                    listing.writelines(f"{what}: {fault}\n" for fault in these)
         lines = [kind.counted(len(these)), *map(str, these[:_SHOWN]), *more]
         yield Verdict.WARNING if these[0].mended else Verdict.FAULT, what, "\n".join(lines)
 
@@ -126,8 +137,8 @@ def _worst(splits: dict[str, CocoDataset], faults: dict[str, list[Fault]], out: 
                 continue
             title = f"image {image.id} ({image.file_name}) of {name}: {len(these)} of its boxes at fault"
             out.mkdir(parents=True, exist_ok=True)
-            draw_faults(pixels, image.boxes, these, title).save(out / "worst.png")
-            yield Verdict.WARNING, "picture", f"{out / 'worst.png'}: {title}"
+            draw_faults(pixels, image.boxes, these, title).save(out / PICTURE)
+            yield Verdict.WARNING, "picture", f"{out / PICTURE}: {title}"
             return
 
 

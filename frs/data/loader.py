@@ -22,6 +22,7 @@ from frs.data.transforms import Augment
 from frs.detectors.base import Targets
 from frs.edge.image import Letterbox, letterbox, to_nchw
 from frs.errors import DataError, TrainingError
+from frs.interrupts import signals_deferred
 
 CACHE_BYTES = 2**30
 """A training set that fits in this at its input size is decoded once and kept."""
@@ -103,7 +104,10 @@ class TrainingLoader:
 
 def _handed_over(loader: DataLoader[Sample | DataError]) -> Iterator[Batch | DataError]:
     """The batches. Of a worker that died with one in its hands there is nothing left but a torn connection."""
-    batches = iter(loader)
+    with (
+        signals_deferred()
+    ):  # one that came while a process forks would be swallowed, and its half made workers waited for
+        batches = iter(loader)
     try:
         while True:
             try:
@@ -115,12 +119,15 @@ def _handed_over(loader: DataLoader[Sample | DataError]) -> Iterator[Batch | Dat
             yield made
     finally:
         # Left to its destructor, torch would print the traceback of a worker that it finds dead.
-        with suppress(RuntimeError):
+        with signals_deferred(), suppress(RuntimeError):
             getattr(batches, "_shutdown_workers", lambda: None)()
 
 
 def _leave_quietly(_worker: int) -> None:
-    """A signal to the whole group of processes is for the training to answer; its workers end without a word."""
+    """A signal to the whole group of processes is for the training to answer; its workers end without a word.
+
+    Signals that wait while the workers are started go to handlers of the training's, which mean nothing here.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     sys.excepthook = _unless_left_alone

@@ -15,6 +15,7 @@ from frs.errors import ExportError, RuntimeMissing
 
 CPU = "CPUExecutionProvider"
 OUTPUTS = ["boxes", "scores", "labels", "num_detections"]
+_TYPES = ("tensor(float)", "tensor(float)", "tensor(int32)", "tensor(int32)")
 
 
 class OnnxRuntimeSession:
@@ -70,12 +71,13 @@ class OnnxRuntimeSession:
     def _check_graph(self) -> int | None:
         """The graph's batch, None where it leaves it open. Raises ExportError for a graph that is not as its metadata say."""
         inputs = [(each.name, each.type, each.shape[1:]) for each in self.session.get_inputs()]
-        outputs = [each.name for each in self.session.get_outputs()]
+        outputs = [(each.name, each.type) for each in self.session.get_outputs()]
+        promised = list(zip(OUTPUTS, _TYPES, strict=True))
         expected = [("images", "tensor(uint8)", [3, self.info.height, self.info.width])]
-        if inputs != expected or outputs != OUTPUTS:
+        if inputs != expected or outputs != promised:
             raise ExportError(
-                f"{self.path}: its metadata promise the input {expected[0]} and the outputs {', '.join(OUTPUTS)}, its graph "
-                f"has {inputs} and {', '.join(outputs)}; export it again"
+                f"{self.path}: its metadata promise the input {expected[0]} and the outputs {_listed(promised)}, its graph "
+                f"has {inputs} and {_listed(outputs)}; export it again"
             )
         batch = self.session.get_inputs()[0].shape[0]
         return batch if isinstance(batch, int) else None
@@ -112,6 +114,10 @@ def _open(path: Path, providers: Sequence[str], threads: int | None) -> Any:
         raise ExportError(
             f"{path}: ONNX Runtime cannot open it as an ONNX file ({_first_line(error)}); export it again"
         ) from None
+
+
+def _listed(outputs: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in outputs)
 
 
 def _first_line(error: Exception) -> str:

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from frs.data.loader import Batch, TrainingLoader, worker_error
 from frs.detectors import Targets
 from frs.errors import TrainingError
+from frs.interrupts import signals_deferred
 from frs.training import checkpoint as checkpoints
 from frs.training.device import Device
-from frs.training.interrupts import signals_deferred
 from frs.training.objective import Objective, Terms
 
 

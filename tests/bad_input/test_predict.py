@@ -95,6 +95,9 @@ def test_a_file_that_is_no_onnx(place: Place, content: bytes) -> None:
     assert said.endswith("); export it again")
 
 
+OUTPUTS = "tensor(float), scores tensor(float), labels tensor(int32), num_detections tensor(int32)"
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -116,15 +119,13 @@ def test_a_file_that_is_no_onnx(place: Place, content: bytes) -> None:
         ),
         (
             renamed,
-            "its metadata promise the input ('images', 'tensor(uint8)', [3, 64, 64]) and the outputs boxes, scores, labels, "
-            "num_detections, its graph has [('images', 'tensor(uint8)', [3, 64, 64])] and rectangles, scores, labels, "
-            "num_detections; export it again",
+            f"its metadata promise the input ('images', 'tensor(uint8)', [3, 64, 64]) and the outputs boxes {OUTPUTS}, its "
+            f"graph has [('images', 'tensor(uint8)', [3, 64, 64])] and rectangles {OUTPUTS}; export it again",
         ),
         (
             resized,
-            "its metadata promise the input ('images', 'tensor(uint8)', [3, 64, 64]) and the outputs boxes, scores, labels, "
-            "num_detections, its graph has [('images', 'tensor(uint8)', [3, 96, 64])] and boxes, scores, labels, "
-            "num_detections; export it again",
+            f"its metadata promise the input ('images', 'tensor(uint8)', [3, 64, 64]) and the outputs boxes {OUTPUTS}, its "
+            f"graph has [('images', 'tensor(uint8)', [3, 96, 64])] and boxes {OUTPUTS}; export it again",
         ),
     ],
     ids=["producer", "format", "missing", "malformed", "surrogate", "deep", "outputs", "size"],
@@ -196,6 +197,25 @@ def test_a_drawing_never_replaces_an_image(place: Place) -> None:
     said = place.refuses("predict", "m.onnx", "train/images/1.png", "--out", "train/images")
     assert said == "--out train/images: a drawing would replace the image train/images/1.png; choose another folder"
     assert (place.folder / "train/images/1.png").read_bytes() == before
+
+
+def test_a_drawing_replaces_no_other_image_but_a_drawing(place: Place) -> None:
+    model(place.folder)
+    (place.folder / "others").mkdir()
+    Image.new("RGB", (9, 9)).save(place.folder / "others/1.png")
+    said = place.refuses("predict", "m.onnx", "train/images/1.png", "--out", "others")
+    assert said == "--out others: a drawing would replace the image others/1.png; choose another folder"
+    for _ in range(2):
+        place.accepts("predict", "m.onnx", "train/images/1.png", "--out", "mine")
+
+
+def test_what_was_found_before_a_failure_is_printed(place: Place) -> None:
+    model(place.folder)
+    (place.folder / "predictions").mkdir()
+    (place.folder / "predictions/2.png").mkdir()
+    result = call("predict", "m.onnx", "train/images/1.png", "train/images/2.png")
+    assert result.exit_code == 1
+    assert "predictions/2.png" in result.stderr
 
 
 def test_drawings_of_images_of_one_name_lie_beside_each_other(place: Place) -> None:

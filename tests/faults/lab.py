@@ -61,7 +61,7 @@ def strike(
     with log.open("w") as out, (folder / "stderr.txt").open("w") as err:
         process = subprocess.Popen(command(*arguments), cwd=folder, stdout=out, stderr=err, start_new_session=True)
         wait_for(log, f" {stage}: starts", process)
-        while training and process.poll() is None and not _checkpoint(folder, stage):
+        while training and process.poll() is None and not checkpoints(folder, stage):
             time.sleep(0.002)
         time.sleep(delay)
         in_time = process.poll() is None
@@ -71,8 +71,18 @@ def strike(
     return Struck(in_time, code, log.read_text(), (folder / "stderr.txt").read_text())
 
 
-def _checkpoint(folder: Path, stage: str) -> bool:
-    return any(folder.glob(f"runs/.store/{stage}/*.partial/scratch/checkpoint.pt"))
+def checkpoints(folder: Path, stage: str) -> list[Path]:
+    """Those of the attempts at a stage."""
+    return list(folder.glob(f"runs/.store/{stage}/*.partial/scratch/checkpoint.pt"))
+
+
+def wait_for_checkpoint(folder: Path, stage: str, process: subprocess.Popen[Any], patience: float = 120.0) -> None:
+    """Until the stage's training has saved its first one."""
+    deadline = time.monotonic() + patience
+    while not checkpoints(folder, stage):
+        assert process.poll() is None, f"it ended with {process.returncode} before there was a checkpoint"
+        assert time.monotonic() < deadline, "no checkpoint was ever written"
+        time.sleep(0.002)
 
 
 def wait_for(log: Path, words: str, process: subprocess.Popen[Any], patience: float = 120.0) -> None:
@@ -85,9 +95,10 @@ def wait_for(log: Path, words: str, process: subprocess.Popen[Any], patience: fl
         time.sleep(0.005)
 
 
-def durations(stdout: str) -> dict[str, float]:
-    """Seconds of each stage, from what the run said."""
-    return {name: float(spent) for name, spent in re.findall(r"\] (\w+): done in ([\d.]+) s", stdout)}
+def durations(folder: Path, name: str = "tiny") -> dict[str, float]:
+    """Seconds that each stage took, as the manifest has them."""
+    manifest = json.loads((folder / "runs" / name / "manifest.json").read_text())
+    return {stage: record["duration"] for stage, record in manifest["stages"].items()}
 
 
 def reused(stdout: str) -> set[str]:

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Undisturbed
-from tests.faults.lab import command, copy, executed, reused, run, wait_for
+from tests.faults.lab import command, copy, executed, reused, run, wait_for, wait_for_checkpoint
 from tests.faults.test_kills import CODES, LAST_LINE, check_whole
 
 # Two long epochs without a checkpoint in them.
-STEPS = 120
+STEPS = 400
 LONG = (
     "--set", f"data.limit={STEPS}", "--set", "teacher.train.batch=1", "--set", "teacher.train.epochs=2",
     "--set", "teacher.train.validate_every=0", "--set", "teacher.train.checkpoint_minutes=1000", "--until", "teacher",
@@ -44,9 +44,7 @@ def in_the_second_epoch(folder: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         command(*LONG), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    while not list(folder.glob("runs/.store/teacher/*/scratch/checkpoint.pt")):
-        assert process.poll() is None
-        time.sleep(0.005)
+    wait_for_checkpoint(folder, "teacher", process)
     before = worked(process)
     while worked(process) < before + 0.3:
         time.sleep(0.005)
@@ -59,7 +57,7 @@ def test_it_goes_on_at_a_step_that_no_periodic_checkpoint_holds(
 ) -> None:
     process = in_the_second_epoch(tmp_path)
     process.send_signal(how)
-    _, said = process.communicate()
+    _, said = process.communicate(timeout=120)
     assert process.returncode == CODES[how]
     assert said.startswith(LAST_LINE)
     assert said.count("\n") == 1
@@ -76,7 +74,7 @@ def test_signals_upon_signals_change_nothing(tmp_path: Path, long_weights: bytes
     for number in (signal.SIGTERM, signal.SIGINT) * 20:
         process.send_signal(number)
         time.sleep(pause)
-    _, said = process.communicate()
+    _, said = process.communicate(timeout=120)
     assert process.returncode in (130, 143)
     assert said.startswith(LAST_LINE), said
     assert said.count("\n") == 1
@@ -98,7 +96,7 @@ def test_a_signal_while_a_checkpoint_is_written(tmp_path: Path, undisturbed: Und
         assert process.poll() is None
         seen += bool(list(tmp_path.glob("runs/.store/teacher/*/scratch/checkpoint.pt.tmp")))
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate()
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert said.startswith(LAST_LINE)
     assert "continuing at step" in run(tmp_path, "--until", "teacher").stdout
@@ -181,8 +179,7 @@ def _all_finite(checkpoint: Path) -> None:
 
 def test_a_run_goes_on_with_another_number_of_workers(tmp_path: Path, undisturbed: Undisturbed) -> None:
     process = subprocess.Popen(command("--until", "teacher"), cwd=tmp_path, stdout=subprocess.DEVNULL)
-    while not list(tmp_path.glob("runs/.store/teacher/*/scratch/checkpoint.pt")):
-        time.sleep(0.005)
+    wait_for_checkpoint(tmp_path, "teacher", process)
     process.kill()
     process.wait()
     how = ("--set", "teacher.train.workers=1", "--set", "teacher.train.checkpoint_minutes=5")

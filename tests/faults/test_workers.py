@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.faults.lab import command, run, wait_for
+from tests.faults.lab import command, run, wait_for_checkpoint
 
 # Enough batches that a worker is at work for a while; two workers change nothing in what is learnt.
 LONG = ("--set", "data.limit=40", "--set", "teacher.train.epochs=10", "--until", "teacher")
@@ -35,9 +36,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             command(*WORKERS), cwd=folder, stdout=out, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
-    wait_for(log, "teacher: starts", process)
-    while not list(folder.glob("runs/.store/teacher/*/scratch/checkpoint.pt")):
-        time.sleep(0.01)
+    wait_for_checkpoint(folder, "teacher", process)
     return process
 
 
@@ -48,9 +47,10 @@ def test_a_worker_that_dies_is_an_error_and_the_same_command_continues(
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
         for child in children(process.pid)[:1]:
-            os.kill(child, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
         time.sleep(0.02)
-    _, said = process.communicate()
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 1, said
     assert "Traceback" not in said
     assert "stage teacher: a process that loads images has died (" in said

@@ -41,7 +41,7 @@ def test_the_manifest_tells_where_everything_came_from(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     lab.run()
     document = json.loads((lab.runs / "one" / "manifest.json").read_text())
-    assert (document["schema"], document["name"], document["running"]) == (1, "one", None)
+    assert (document["schema"], document["name"], document["running"]) == (2, "one", None)
     assert list(document["stages"]) == ["data", "teacher", "export"]
     teacher = document["stages"]["teacher"]
     table = lab.runs / document["stages"]["data"]["path"] / "outputs" / "table.txt"
@@ -451,7 +451,7 @@ def test_failed_gates_fail_the_run_after_its_end_and_again_when_reused(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "is damaged"), ('{"schema": 2}', "has schema 2"), ('{"schema": 1}', "is damaged")]
+    ("text", "message"), [("{", "is damaged"), ('{"schema": 1}', "has schema 1"), ('{"schema": 2}', "is damaged")]
 )
 def test_an_unreadable_manifest_is_named(tmp_path: Path, text: str, message: str) -> None:
     lab = Lab(tmp_path)

@@ -1,0 +1,35 @@
+"""SIGINT and SIGTERM may come at any moment, and so may torch's word of a dead loader process; not every moment bears it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Signals that come inside and have a handler of Python's are delivered at the end, each once, to that handler.
+
+    SIGCHLD is one of them: torch raises from it when a loader process has died. Outside the main thread, to which Python
+    delivers signals, it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = {
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+        if callable(handler := signal.getsignal(number))
+    }
+    for number in handlers:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for each in dict.fromkeys(came):
+        signal.raise_signal(each)  # the first that raises ends it
