@@ -184,7 +184,7 @@ def test_every_file_is_listed_with_the_hash_that_it_has(finished: Path, report: 
 def test_the_page_opens_in_a_browser_in_silence(finished: Path, tmp_path: Path) -> None:
     seen = visit(finished / "report.html", tmp_path)
     assert (seen.console, seen.requests) == ([], [])
-    assert "over the control" in seen.dom
+    assert "against the control" in seen.dom
 
 
 def test_a_second_run_does_no_work(workplace: Path, finished: Path) -> None:
