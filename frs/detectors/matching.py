@@ -9,6 +9,7 @@ from torch import Tensor
 
 from frs.detectors.base import Targets
 from frs.detectors.boxes import area, intersection, iou
+from frs.distributed import normaliser
 
 CROWD_COVER = 0.5
 """An anchor of which more than this lies in a crowd region is neither positive nor negative."""
@@ -24,8 +25,8 @@ class Matches:
     box: Tensor
 
     def positives(self) -> Tensor:
-        """() float32: positive anchors of the batch, at least one; what the losses are divided by."""
-        return self.positive.sum().clamp(min=1).float()
+        """() float32: positive anchors of the batch over all ranks, at least one; what the losses are divided by."""
+        return normaliser(self.positive.sum())
 
 
 @torch.no_grad()
