@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import Config, RetinaNetConfig
+from pipeline.config import Config
+from pipeline.detectors import AnyDetector
 from pipeline.stage import Context, Metrics, Stage
 from stages.common import DATA_INPUTS, dataset, external, training_facts, write_json
 from stages.training import new_detector, train_detector
@@ -58,7 +59,7 @@ def _given(context: Context, path: Path) -> Metrics:
     return {"params": parameter_count(detector), "given": path.name}
 
 
-def check_teacher(path: Path, detector: Detector, data: CocoDataset, student: RetinaNetConfig) -> None:
+def check_teacher(path: Path, detector: Detector, data: CocoDataset, student: AnyDetector) -> None:
     """Raises WeightsError unless the detector knows the data set's classes and the student's anchors."""
     from frs.errors import WeightsError
 
@@ -71,7 +72,8 @@ def check_teacher(path: Path, detector: Detector, data: CocoDataset, student: Re
         )
     pairs = {
         "levels": (spec.levels, student.levels),
-        "anchors at a place": (spec.anchors_per_location, student.octaves * len(student.ratios)),
+        "as its finest stride": (spec.finest, student.finest),
+        "anchors at a place": (spec.anchors_per_location, student.anchors_per_location),
     }
     for key, (ours, theirs) in pairs.items():
         if ours != theirs:

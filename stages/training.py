@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from pipeline.config import RetinaNetConfig, TrainConfig
+from pipeline.config import TrainConfig
+from pipeline.detectors import AnyDetector
 from pipeline.stage import Context, Metrics
 from stages.common import cache_folder, dataset, predict_split, spec, torch_predictor, write_json
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from frs.training import Device, Objective
 
 
-def new_detector(context: Context, config: RetinaNetConfig, data: CocoDataset) -> Detector:
+def new_detector(context: Context, config: AnyDetector, data: CocoDataset) -> Detector:
     """The detector with its initial weights: the seed's, and the backbone's where they are given."""
     import torch
 
