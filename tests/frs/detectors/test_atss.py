@@ -124,8 +124,9 @@ def test_without_objects_everything_is_background() -> None:
 
 
 def test_a_crowd_region_makes_nothing_right_or_wrong() -> None:
-    box, crowd = torch.tensor([[90.0, 90, 170, 170]]), torch.tensor([[120.0, 60, 300, 230]])
-    found = assign(LEVELS, targets([torch.cat([box, crowd])], [1]))
+    """The second region is smaller than half of any anchor: it covers none, and is no object either."""
+    box, crowd = torch.tensor([[90.0, 90, 170, 170]]), torch.tensor([[120.0, 60, 300, 230], [10, 180, 50, 220]])
+    found = assign(LEVELS, targets([torch.cat([box, crowd])], [2]))
     without = assign(LEVELS, targets([box]))
     shared = [max(0.0, min(a[2], 300) - max(a[0], 120)) * max(0.0, min(a[3], 230) - max(a[1], 60)) for a in ANCHORS]
     covered = torch.tensor(

@@ -46,10 +46,10 @@ def build(seed: int = 0, **changes: Any) -> GFL:
     return built
 
 
-def random_outputs(batch: int = 2, seed: int = 1) -> HeadOutputs:
+def random_outputs(batch: int = 2, seed: int = 1, bins: int = BINS) -> HeadOutputs:
     generator = torch.Generator().manual_seed(seed)
     logits = [torch.randn(batch, CLASSES, *shape, generator=generator) * 2 - 2 for shape in SHAPES]
-    regression = [torch.randn(batch, 4 * BINS, *shape, generator=generator) * 2 for shape in SHAPES]
+    regression = [torch.randn(batch, 4 * bins, *shape, generator=generator) * 2 for shape in SHAPES]
     return HeadOutputs(logits, regression)
 
 
@@ -65,7 +65,7 @@ def places(outputs: HeadOutputs, image: int) -> list[dict[str, Any]]:
     for stride, logits, regression in zip(STRIDES, outputs.class_logits, outputs.box_regression, strict=True):
         for y in range(logits.shape[2]):
             for x in range(logits.shape[3]):
-                sides = regression[image, :, y, x].double().numpy().reshape(4, BINS)
+                sides = regression[image, :, y, x].double().numpy().reshape(4, -1)
                 distances = [sum(n * p for n, p in enumerate(softmax(side))) for side in sides]
                 found.append(
                     {
@@ -287,7 +287,7 @@ def losses_written_out(outputs: HeadOutputs, targets: Targets, crowds: bool = Fa
                 weight = max(1 / (1 + math.exp(-logit)) for logit in place["logits"])
                 x, y = place["centre"][0] / stride, place["centre"][1] / stride
                 distances = [x - wanted[0], y - wanted[1], wanted[2] - x, wanted[3] - y]
-                targets_of_sides = [min(max(d, 0.0), BINS - 1 - 0.1) for d in distances]
+                targets_of_sides = [min(max(d, 0.0), place["sides"].shape[1] - 1 - 0.1) for d in distances]
                 giou += weight * giou_loss_of(box, wanted)
                 dfl += weight * sum(map(dfl_of, place["sides"], targets_of_sides)) / 4
                 mass += weight
@@ -304,13 +304,23 @@ def test_the_loss_is_the_sum_written_out_in_numpy() -> None:
     assert {name: float(term) for name, term in loss.items()} == pytest.approx(expected, rel=1e-4)
 
 
-def test_far_sides_are_trained_on_the_last_bins() -> None:
-    """On the finest level the object reaches beyond R strides."""
-    outputs, targets = random_outputs(), some_targets()
-    targets.boxes[0, 0] = torch.tensor([1.0, 1.0, 95.0, 63.0])
+def test_sides_out_of_reach_are_trained_on_the_last_bins() -> None:
+    """With R = 2 the sides of the anchors themselves, four strides away, are."""
+    outputs, targets = random_outputs(bins=3), some_targets()
     expected, _ = losses_written_out(outputs, targets)
-    loss = build().loss([], outputs, targets)
+    loss = build(reg_max=2).loss([], outputs, targets)
     assert {name: float(term) for name, term in loss.items()} == pytest.approx(expected, rel=1e-4)
+
+
+def test_no_gradient_goes_through_what_is_a_target_or_a_weight() -> None:
+    outputs = random_outputs()
+    scores = [level.requires_grad_(True) for level in outputs.class_logits]
+    boxes = [level.requires_grad_(True) for level in outputs.box_regression]
+    loss = build().loss([], outputs, some_targets())
+    assert torch.autograd.grad(loss["classification"], boxes, retain_graph=True, allow_unused=True) == (None,) * 3
+    for name in ("box", "distribution"):
+        assert torch.autograd.grad(loss[name], scores, retain_graph=True, allow_unused=True) == (None,) * 3
+        assert all(bool(gradient.any()) for gradient in torch.autograd.grad(loss[name], boxes[:1], retain_graph=True))
 
 
 def test_an_image_without_a_positive_counts_as_one() -> None:
