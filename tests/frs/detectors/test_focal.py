@@ -75,3 +75,11 @@ def test_the_quality_focal_loss_is_equation_4() -> None:
     ]
     assert logits.grad is not None
     np.testing.assert_allclose(logits.grad.numpy(), slope, rtol=2e-4, atol=1e-6)
+
+
+def test_absurd_scores_have_finite_gradients() -> None:
+    logits = torch.tensor([[[-200.0, 200.0]]], requires_grad=True)
+    at = torch.zeros(1, dtype=torch.int64)
+    quality_focal_sum(logits, (at, at, at), torch.tensor([0.7])).sum().backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, torch.tensor([[[-0.343, 1.0]]]))  # -0.7 * 0.7^2, and 1^2 * 1

@@ -1,4 +1,4 @@
-"""QFL, DFL and GIoU against their equations, one number at a time."""
+"""DFL and GIoU against their equations, one number at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torchvision.ops import generalized_box_iou_loss
 
-from frs.detectors.gfl_losses import distribution_focal_loss, giou_loss, quality_focal_loss
+from frs.detectors.gfl_losses import distribution_focal_loss, giou_loss
 from tests.frs.detectors.test_boxes_and_anchors import random_boxes
 
 BINS = 9
@@ -21,6 +21,7 @@ def softmax(logits: Any) -> Any:
 
 
 def qfl_of(logit: float, quality: float) -> float:
+    """For test_gfl.py."""
     score = 1 / (1 + math.exp(-logit))
     return -(abs(quality - score) ** 2) * (quality * math.log(score) + (1 - quality) * math.log(1 - score))
 
@@ -36,18 +37,6 @@ def giou_loss_of(a: Any, b: Any) -> float:
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
     hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
     return float(1 - shared / union + (hull - union) / hull)
-
-
-def test_quality_focal_loss_is_equation_4() -> None:
-    generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(40, generator=generator) * 4
-    quality = torch.rand(40, generator=generator) * (torch.rand(40, generator=generator) < 0.5)
-    expected = [qfl_of(float(x), float(y)) for x, y in zip(logits, quality, strict=True)]
-    torch.testing.assert_close(quality_focal_loss(logits, quality), torch.tensor(expected), atol=1e-6, rtol=1e-4)
-    extreme = torch.tensor([-200.0, 200.0], requires_grad=True)
-    torch.autograd.backward(quality_focal_loss(extreme, torch.tensor([0.7, 0.0])).sum())
-    assert extreme.grad is not None
-    assert bool(extreme.grad.isfinite().all())
 
 
 def test_distribution_focal_loss_is_equation_6() -> None:
