@@ -51,7 +51,6 @@ def measured(detector: Detector, path: Path) -> Parity:
 
 def test_fp32_is_torch(detector: Detector, exported: dict[str, Path]) -> None:
     found = measured(detector, exported["fp32"])
-    print(found)
     assert found.boxes >= 150
     assert found.unmatched == 0
     assert found.score_max is not None
@@ -62,7 +61,6 @@ def test_fp32_is_torch(detector: Detector, exported: dict[str, Path]) -> None:
 
 def test_fp16_is_near_torch(detector: Detector, exported: dict[str, Path]) -> None:
     found = measured(detector, exported["fp16"])
-    print(found)
     assert found.boxes >= 150
     assert found.unmatched <= 0.03
     assert found.score_p95 is not None
@@ -81,7 +79,7 @@ def test_standard_operators_of_fixed_shapes(exported: dict[str, Path]) -> None:
 def test_the_graph_decodes_as_the_reference_does(detector: Detector) -> None:
     """With every pair a candidate and no threshold the two selections are one rule; torchvision's score is the graph's, so
     there a threshold makes no difference either."""
-    threshold = 0.0 if detector.spec.conventions == "mmdet" else 0.3  # type: ignore[attr-defined]
+    threshold = 0.0 if detector.spec.conventions == "mmdet" else 0.05  # type: ignore[attr-defined]
     options: dict[str, Any] = {"score_threshold": threshold, "detections": 60}
     graph = TorchPredictor(detector, HEIGHT, WIDTH, decode="graph", candidates=900, rounds=40, **options)
     reference = TorchPredictor(detector, HEIGHT, WIDTH, **options)
@@ -96,11 +94,11 @@ def test_mmdetections_threshold_is_of_the_class_alone() -> None:
     """The graph's is of the final score: at one threshold it finds a part of what the reference does, or all."""
     made: Any = busy_detector(IMAGES, family="fcos")
     graph, reference = (
-        TorchPredictor(made, HEIGHT, WIDTH, decode=decode, score_threshold=0.3).predict(IMAGES)
+        TorchPredictor(made, HEIGHT, WIDTH, decode=decode, score_threshold=0.08).predict(IMAGES)
         for decode in ("graph", "reference")
     )
     for ours, theirs in zip(graph, reference, strict=True):
-        assert ours.scores.min() > 0.3 > theirs.scores.min()
+        assert theirs.scores.min() < 0.08 < ours.scores.min()
         assert len(ours) < len(theirs)
         np.testing.assert_allclose(ours.scores, theirs.scores[: len(ours)], atol=1e-5)
 
