@@ -9,6 +9,7 @@ from frs.detectors.base import (
     parameter_count,
 )
 from frs.detectors.build import build_detector, spec_of_family
+from frs.detectors.faster_rcnn import FasterRCNN, FasterRCNNSpec
 from frs.detectors.pretrained import load_backbone_weights
 from frs.detectors.retinanet import RetinaNet, RetinaNetSpec
 from frs.detectors.spec import DetectorSpec
@@ -18,6 +19,8 @@ __all__ = [
     "Candidates",
     "Detector",
     "DetectorSpec",
+    "FasterRCNN",
+    "FasterRCNNSpec",
     "HeadOutputs",
     "RetinaNet",
     "RetinaNetSpec",
