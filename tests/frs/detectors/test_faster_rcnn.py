@@ -534,6 +534,7 @@ def test_saved_and_loaded(options: dict[str, Any], tmp_path: Path) -> None:
     detector = busy(IMAGES, **options)
     save_detector(tmp_path / "x.safetensors", detector)
     loaded = load_detector(tmp_path / "x.safetensors")
+    assert isinstance(loaded, FasterRCNN)
     assert loaded.spec == detector.spec
     with torch.no_grad():
         first_answer, second_answer = (

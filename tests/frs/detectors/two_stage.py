@@ -17,7 +17,7 @@ from torchvision.models.detection.rpn import RPNHead
 from frs.detectors import FasterRCNN, FasterRCNNSpec, build_detector
 from tests.frs.export.lab import CATEGORY_IDS, CLASSES, SMALL, randomise, scale_output
 
-V2 = {"box_head": "conv", "fpn_norm": "batch", "head_depth": 2}
+V2: dict[str, Any] = {"box_head": "conv", "fpn_norm": "batch", "head_depth": 2}
 
 
 def build(seed: int = 0, **options: Any) -> FasterRCNN:
