@@ -59,8 +59,8 @@ def match(
         best_of_object = (overlap == most) & (most > 0) & (most >= best_iou)
         positive = positive | best_of_object.any(dim=1)
         if last_best_wins:
-            number = torch.arange(1, count + 1, device=box.device)[:, None]
-            last = (best_of_object * number).amax(dim=1)
+            number = torch.arange(1, count + 1, device=box.device, dtype=torch.int16)[:, None]
+            last = (best_of_object * number).amax(dim=1).long()
             box = torch.where(last > 0, last - 1, box)
     negative = (best < negative_iou) & ~positive
     if bool(targets.ignore.any()):

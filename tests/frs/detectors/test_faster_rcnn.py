@@ -29,6 +29,7 @@ from frs.detectors import (
 )
 from frs.detectors.fpn import FPN
 from frs.detectors.matching import Matches, in_crowd
+from frs.detectors.roi_align import pooled
 from frs.detectors.sampling import sample
 from frs.distill.objective import DistillationObjective, DistillationWeights
 from frs.export.torch_predictor import TorchPredictor
@@ -386,8 +387,12 @@ def test_mmdetections_detections_written_out() -> None:
     assert bool((boxes[labels == 0][:, 2] == 0).any())
 
 
-def test_the_graph_decodes_as_the_reference_does(detector: FasterRCNN) -> None:
-    """With as many proposals and candidates as the reference has, the two selections are the same rule."""
+@pytest.mark.parametrize("conventions", ["mmdet", "torchvision"])
+def test_the_graph_decodes_as_the_reference_does(conventions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With as many proposals and candidates as the reference has, the two selections are the same rule; mmdetection's
+    RoIAlign takes as many samples as fit, which the graph cannot."""
+    detector = busy(IMAGES, conventions=conventions)
+    monkeypatch.setattr("frs.detectors.faster_rcnn.pooled", lambda *a, **k: pooled(*a, **{**k, "samples": 2}))
     options: dict[str, Any] = {"score_threshold": 0.2, "detections": 60}
     reference = TorchPredictor(detector, HEIGHT, WIDTH, **options)
     options.update(candidates=3000, proposals=1000, rounds=40)
