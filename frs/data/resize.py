@@ -62,6 +62,11 @@ class ShortestEdge:
         """Whether an image always becomes the same."""
         return len(set(self.short_sides)) == 1
 
+    @property
+    def tested(self) -> ShortestEdge:
+        """What a detector that was trained so is scored at: the greatest of the sides, as in the papers."""
+        return ShortestEdge((max(self.short_sides),), self.long_side)
+
     def draw(self, generator: np.random.Generator) -> int:
         """A length of the shorter side; one number is drawn, always."""
         if self.multiscale == "range":
