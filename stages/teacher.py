@@ -24,7 +24,7 @@ def stage() -> Stage:
         inputs=DATA_INPUTS,
         outputs={"weights": "teacher.safetensors", "history": "history.json"},
         reads=("teacher", "input", "seed"),
-        version=1,
+        version=2,
         run=_run,
         external=external_files,
         facts=training_facts,
