@@ -1,6 +1,6 @@
 """Assignment, losses and their gradients: ours against torchvision's `compute_loss`, on the same outputs and annotations.
 
-    python benchmarks/loss_and_assignment.py --annotations FILE --images FOLDER [--size 512] [--batch 4] [--rounds 7] [--threads N]
+    python benchmarks/loss_and_assignment.py --annotations FILE --images FOLDER [--size 512] [--batch 4] [--rounds 7]
 
 RetinaNet and FCOS with torchvision's conventions, 91 classes, random outputs around the prior, real COCO annotations: the
 images of FILE (instances_*.json) whose objects come nearest to 20, letterboxed. The two run in turn. Ours starts from the
