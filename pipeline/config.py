@@ -121,6 +121,15 @@ class TrainConfig(Section):
         return self
 
 
+class PreflightConfig(Section):
+    """What is looked at before anything trains: weights, classes, one step of each training, time, memory, disk."""
+
+    images: int = Field(100, ge=1, description="validation images on which a given teacher's AP is measured")
+    teacher_ap: float | None = Field(
+        None, ge=0, le=100, description="what that AP should be; if it is less, the run stops. null: not compared"
+    )
+
+
 class TeacherConfig(Section):
     """The heavy detector: trained here, or given."""
 
@@ -154,6 +163,12 @@ class ExportConfig(Section):
     )
     batch: int | None = Field(1, ge=1, le=256, description="images of a call; null: left open in the graph")
     candidates: int = Field(300, ge=1, le=3840, description="K, the boxes of an image that enter NMS")
+    proposals: int = Field(
+        300,
+        ge=1,
+        le=2000,
+        description="P, the proposals that a faster_rcnn's second stage looks at; the other families have none",
+    )
     rounds: int = Field(16, ge=1, le=64, description="R, rounds of Cluster-NMS")
     detections: int = Field(100, ge=1, le=1000, description="most boxes of an image; not more than `candidates`")
     score_threshold: Fraction = Field(0.05, description="boxes with a lower score are left out")
@@ -248,6 +263,7 @@ class Config(Section):
     input: InputSize = Field(InputSize(), description="the size that images are brought to")
     teacher: TeacherConfig = Field(description="the heavy detector")
     student: StudentConfig = Field(description="the light detector")
+    preflight: PreflightConfig = Field(PreflightConfig(), description="what is looked at before anything trains")
     distill: DistillConfig = Field(DistillConfig(), description="how the one learns from the other")
     control: bool = Field(True, description="train the student undistilled too; false: no gain is shown")
     export: ExportConfig = Field(ExportConfig(), description="the ONNX files")

@@ -35,7 +35,18 @@ def stage(config: Config) -> Stage:
             "profiles": "profile/profiles",
         },
         outputs={**PUBLISHED, "pictures": "pictures"},
-        reads=("name", "seed", "input", "report", "gates", "control", "export.precisions", "validation", *TRAINED_AT),
+        reads=(
+            "name",
+            "seed",
+            "input",
+            "report",
+            "gates",
+            "control",
+            "export.precisions",
+            "export.proposals",
+            "validation",
+            *TRAINED_AT,
+        ),
         version=4,
         run=_run,
         publish={**PUBLISHED, "pictures": "pictures"},
@@ -122,6 +133,7 @@ def _describe(context: Context, model: str) -> dict[str, Any]:
     from frs.detectors import load_detector, multiply_accumulates, parameter_count
 
     detector = load_detector(context.inputs[model]).eval()
+    detector.proposals = context.config.export.proposals
     size = context.config.input
     return {
         "detector": detector.spec.family,
