@@ -57,7 +57,9 @@ class TrainingLoader:
     """Augmented, letterboxed batches. Any (epoch, step) gives the same bytes whatever ran before, in any process.
 
     drop_empty: leave out images without an object. workers: processes that prepare batches; 0: this one. The last batch
-    of an epoch is dropped if it is not full. Raises DataError when there are fewer images than one batch takes.
+    of an epoch is dropped if it is not full. rank, ranks: this loader gives its part, the rank-th of equal ones, of each batch
+    of the `batch` images of a step. Raises DataError when there are fewer images than one batch takes, TrainingError when a
+    batch cannot be shared out equally.
     """
 
     def __init__(
@@ -71,12 +73,20 @@ class TrainingLoader:
         augment: Augment,
         drop_empty: bool,
         workers: int,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
+        if batch % ranks:
+            raise TrainingError(
+                f"train.batch is {batch}, which {ranks} processes cannot share equally; make it a multiple of {ranks}, or "
+                "change train.devices"
+            )
         images = [image for image in dataset.images if not drop_empty or not image.crowd.all()]
         if len(images) < batch:
             raise DataError(f"train.batch is {batch}, but there are only {len(images)} images to train on; lower it")
         self.samples = _Samples(dataset, images, height, width, seed, augment)
         self.batch = batch
+        self.part = slice(rank * batch // ranks, (rank + 1) * batch // ranks)
         self.seed = seed
         self.workers = workers
         self.steps_per_epoch = len(images) // batch
@@ -85,7 +95,7 @@ class TrainingLoader:
         """The batches of an epoch from `start_step` on."""
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.samples))
         batches = [
-            [(epoch, int(index)) for index in order[step * self.batch : (step + 1) * self.batch]]
+            [(epoch, int(index)) for index in order[step * self.batch : (step + 1) * self.batch][self.part]]
             for step in range(start_step, self.steps_per_epoch)
         ]
         loader = DataLoader(
