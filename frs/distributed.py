@@ -31,6 +31,11 @@ def local_rank() -> int:
     return int(os.environ["LOCAL_RANK"]) if _together() else 0
 
 
+def local_world_size() -> int:
+    """Those of its machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if _together() else 1
+
+
 @torch.no_grad()
 def normaliser(count: Tensor, *, least: float = 1.0) -> Tensor:
     """What a sum over this rank's images is divided by: count summed over all ranks, at least `least`, per rank.
