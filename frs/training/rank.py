@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import active_children
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -122,7 +123,9 @@ class Rank:
                 self._pipe.send((kind, (RuntimeError(f"{content[0]!r} ({error})"), content[1])))
         if not (kind == "stopped" or isinstance(content[0], (FrsError, OSError))):
             time.sleep(_SYMPTOM)
-        sys.exit(1)
+        for child in active_children():  # those that load images
+            child.kill()
+        os._exit(1)  # an orderly exit may wait for a GPU that waits for another rank
 
     def returned(self) -> None:
         """The work is done; a signal that came too late to end it ends the rest."""

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, Literal, NoReturn, TypeVar
 
 import torch
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -78,7 +78,7 @@ def launch(work: Callable[[Rank], T], ranks: Ranks, watcher: Watcher) -> T:
         min_nodes=ranks.nodes,
         max_nodes=ranks.nodes,
         nproc_per_node=ranks.devices,
-        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+        logs_specs=_NoLogs(),
         run_id=ranks.name,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0" if one_machine else str(ranks.rendezvous),
@@ -226,6 +226,18 @@ def _one_signal() -> Iterator[None]:
         for number, handler in heard.items():
             signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+class _NoLogs(LogsSpecs):
+    """What a rank prints goes where the runner's own prints go; no files, and no threads that follow them."""
+
+    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+        here = dict.fromkeys(envs, "")
+        return LogsDest(here, here, error_files=dict.fromkeys(envs, os.devnull))
+
+    @property
+    def root_log_dir(self) -> str:
+        return os.devnull
 
 
 @contextmanager
