@@ -44,8 +44,8 @@ def distillation(spec: RetinaNetSpec) -> DistillationObjective:
     torch.manual_seed(1)
     student = build_detector(spec)
     teacher = build_detector(replace(spec, fpn_channels=24))
-    for part in (teacher.class_output, student.class_output):  # type: ignore[union-attr]
-        nn.init.normal_(part.weight, std=1.0)  # scores that differ from place to place
+    for detector in (teacher, student):
+        nn.init.normal_(detector.get_parameter("class_output.weight"))  # scores that differ from place to place
     return DistillationObjective(student, teacher, DistillationWeights(auto_steps=2, warmup_steps=2))
 
 
