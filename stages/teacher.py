@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import Config, RetinaNetConfig
+from pipeline.config import Config
+from pipeline.detectors import AnyDetector
 from pipeline.stage import Context, Metrics, Stage
 from stages.common import DATA_INPUTS, dataset, external, training_facts, write_json
 from stages.training import in_ranks, new_detector, train_detector
@@ -25,13 +26,14 @@ def stage() -> Stage:
         reads=("teacher", "input", "seed"),
         version=1,
         run=_run,
-        external=_external,
+        external=external_files,
         facts=training_facts,
         publish={"weights": "teacher.safetensors"},
     )
 
 
-def _external(config: Config) -> Mapping[str, Path]:
+def external_files(config: Config) -> Mapping[str, Path]:
+    """The checkpoint, and the backbone's weights, where they are files."""
     teacher = config.teacher
     return external({"teacher.checkpoint": teacher.checkpoint, "teacher.detector.weights": teacher.detector.weights})
 
@@ -39,7 +41,7 @@ def _external(config: Config) -> Mapping[str, Path]:
 def _run(context: Context) -> Metrics:
     config = context.config.teacher
     if config.checkpoint is not None:
-        return _given(context, config.checkpoint)
+        return _take(context, config.checkpoint)
     return in_ranks(context, "teacher", config.train, _train)
 
 
@@ -52,18 +54,26 @@ def _train(context: Context) -> Metrics:
     return metrics
 
 
-def _given(context: Context, path: Path) -> Metrics:
-    """Take the checkpoint as it is, if it is a teacher for this data set and this student."""
-    from frs.detectors import load_detector, parameter_count
+def given_teacher(context: Context, path: Path) -> Detector:
+    """The checkpoint, if it is a teacher for this data set and this student."""
+    from frs.detectors import load_detector
 
     detector = load_detector(path)
     check_teacher(path, detector, dataset(context, "val"), context.config.student.detector)
+    return detector
+
+
+def _take(context: Context, path: Path) -> Metrics:
+    """The checkpoint as it is."""
+    from frs.detectors import parameter_count
+
+    detector = given_teacher(context, path)
     shutil.copyfile(path, context.outputs["weights"])
     write_json(context.outputs["history"], [])
     return {"params": parameter_count(detector), "given": path.name}
 
 
-def check_teacher(path: Path, detector: Detector, data: CocoDataset, student: RetinaNetConfig) -> None:
+def check_teacher(path: Path, detector: Detector, data: CocoDataset, student: AnyDetector) -> None:
     """Raises WeightsError unless the detector knows the data set's classes and the student's anchors."""
     from frs.errors import WeightsError
 
@@ -76,7 +86,8 @@ def check_teacher(path: Path, detector: Detector, data: CocoDataset, student: Re
         )
     pairs = {
         "levels": (spec.levels, student.levels),
-        "anchors at a place": (spec.anchors_per_location, student.octaves * len(student.ratios)),
+        "as its finest stride": (spec.finest, student.finest),
+        "anchors at a place": (spec.anchors_per_location, student.anchors_per_location),
     }
     for key, (ours, theirs) in pairs.items():
         if ours != theirs:

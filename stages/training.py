@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import RetinaNetConfig, TrainConfig
+from pipeline.config import TrainConfig
+from pipeline.detectors import AnyDetector
 from pipeline.stage import Context, Metrics
 from stages.common import cache_folder, dataset, predict_split, spec, torch_predictor, write_json
 
 if TYPE_CHECKING:
     from frs.data import CocoDataset
+    from frs.data.loader import TrainingLoader
     from frs.detectors import Detector
     from frs.training import Device, Objective
     from frs.training.rank import Rank
@@ -53,18 +55,25 @@ def is_writer() -> bool:
     return local_rank() == 0
 
 
-def new_detector(context: Context, config: RetinaNetConfig, data: CocoDataset) -> Detector:
-    """The detector with its initial weights: the seed's, and the backbone's where they are given."""
+def new_detector(context: Context, config: AnyDetector, data: CocoDataset) -> Detector:
+    """The detector with its initial weights, which are logged."""
+    detector, loaded = initial_detector(context, config, data)
+    if config.weights is not None:
+        context.progress.log(loaded)
+    return detector
+
+
+def initial_detector(context: Context, config: AnyDetector, data: CocoDataset) -> tuple[Detector, str]:
+    """The detector with its initial weights, the seed's and the backbone's where they are given; and which they are."""
     import torch
 
     from frs.detectors import build_detector, load_backbone_weights
 
     torch.manual_seed(context.config.seed)
     detector = build_detector(spec(config, data))
-    if config.weights is not None:
-        loaded = load_backbone_weights(detector, config.weights, cache_dir=cache_folder())
-        context.progress.log(f"backbone: {loaded}")
-    return detector
+    if config.weights is None:
+        return detector, f"{config.backbone}, from scratch"
+    return detector, f"backbone: {load_backbone_weights(detector, config.weights, cache_dir=cache_folder())}"
 
 
 def device(context: Context) -> Device:
@@ -84,29 +93,15 @@ def train_detector(
 
     make_objective: from the detector, the device and the number of steps.
     """
-    from frs.data.loader import TrainingLoader
-    from frs.data.transforms import Augment
     from frs.detectors import parameter_count, save_detector
     from frs.distributed import rank, world_size
     from frs.training import Recipe, train
     from frs.training.rank import Rank
 
-    size, seed = context.config.input, context.config.seed
     where = device(context)
-    loader = TrainingLoader(
-        dataset(context, "train"),
-        height=size.height,
-        width=size.width,
-        batch=config.batch,
-        seed=seed,
-        augment=Augment(**config.augment.model_dump()),
-        drop_empty=config.drop_empty,
-        workers=config.workers,
-        rank=rank(),
-        ranks=world_size(),
-    )
+    loader = training_loader(context, config, rank=rank(), ranks=world_size())
     others = {"batch", "drop_empty", "augment", "workers", "devices", "nodes", "rendezvous"}
-    recipe = Recipe(seed=seed, **config.model_dump(exclude=others))
+    recipe = Recipe(seed=context.config.seed, **config.model_dump(exclude=others))
     steps = config.epochs * loader.steps_per_epoch
     objective = make_objective(detector, where, steps)
     progress = context.progress
@@ -130,6 +125,26 @@ def train_detector(
         "ranks": world_size(),
         "final": history[-1].terms,
     }
+
+
+def training_loader(context: Context, config: TrainConfig, *, rank: int = 0, ranks: int = 1) -> TrainingLoader:
+    """The training's batches, or one rank's part of them."""
+    from frs.data.loader import TrainingLoader
+    from frs.data.transforms import Augment
+
+    size = context.config.input
+    return TrainingLoader(
+        dataset(context, "train"),
+        height=size.height,
+        width=size.width,
+        batch=config.batch,
+        seed=context.config.seed,
+        augment=Augment(**config.augment.model_dump()),
+        drop_empty=config.drop_empty,
+        workers=config.workers,
+        rank=rank,
+        ranks=ranks,
+    )
 
 
 def validation_ap(context: Context, detector: Detector) -> float | None:

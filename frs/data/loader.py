@@ -57,9 +57,9 @@ class TrainingLoader:
     """Augmented, letterboxed batches. Any (epoch, step) gives the same bytes whatever ran before, in any process.
 
     drop_empty: leave out images without an object. workers: processes that prepare batches; 0: this one. The last batch
-    of an epoch is dropped if it is not full. rank, ranks: this loader gives its part, the rank-th of equal ones, of each batch
-    of the `batch` images of a step. Raises DataError when there are fewer images than one batch takes, TrainingError when a
-    batch cannot be shared out equally.
+    of an epoch is dropped if it is not full. rank, ranks: of each batch this loader gives every ranks-th image, from the
+    rank-th on, so that the n-th images of all ranks stand side by side in it. Raises DataError when there are fewer images
+    than one batch takes, TrainingError when the ranks cannot share a batch equally.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class TrainingLoader:
             raise DataError(f"train.batch is {batch}, but there are only {len(images)} images to train on; lower it")
         self.samples = _Samples(dataset, images, height, width, seed, augment)
         self.batch = batch
-        self.part = slice(rank * batch // ranks, (rank + 1) * batch // ranks)
+        self.part = slice(rank, None, ranks)
         self.seed = seed
         self.workers = workers
         self.steps_per_epoch = len(images) // batch

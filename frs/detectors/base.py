@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from frs.detectors.backbones import Backbone
 from frs.detectors.spec import DetectorSpec
 
 Outputs = TypeVar("Outputs", bound="HeadOutputs")
@@ -19,7 +20,7 @@ class HeadOutputs:
     """The raw answers of the head, one tensor a level; a family may add lists of its own.
 
     class_logits: (B, A*K, H, W), channel = anchor * K + class; box_regression: (B, A*4, H, W), channel = anchor * 4 +
-    coordinate.
+    coordinate; a family that codes boxes otherwise says so.
     """
 
     class_logits: list[Tensor]
@@ -62,12 +63,29 @@ class Detector(nn.Module, ABC):
     """A detector whose parts can be asked one by one: distillation and export need no hooks and no second pass."""
 
     spec: DetectorSpec
-    backbone: nn.Module
+    backbone: Backbone
     pixel_mean: Tensor
     pixel_std: Tensor
 
+    def __init__(self, spec: DetectorSpec) -> None:
+        super().__init__()
+        self.backbone = Backbone(
+            spec.backbone,
+            spec.backbone_options,
+            strides=spec.backbone_strides,
+            style=spec.backbone_style,
+            norm_eps=spec.norm_eps,
+        )
+        mean = spec.pixel_mean or tuple(255 * value for value in self.backbone.mean)
+        std = spec.pixel_std or tuple(255 * value for value in self.backbone.std)
+        self.spec = replace(spec, pixel_mean=mean, pixel_std=std)  # a saved file must not depend on timm's defaults
+        self.register_buffer("pixel_mean", torch.tensor(mean).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(std).reshape(1, 3, 1, 1), persistent=False)
+
     def normalize(self, images: Tensor) -> Tensor:
         """images: (B, 3, H, W) RGB in 0..255, of any type -> what `features` takes, in the parameters' type."""
+        if self.spec.channel_order == "bgr":
+            images = images.flip(1)
         return (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
 
     @abstractmethod

@@ -38,8 +38,7 @@ def match(anchors: Tensor, targets: Targets, *, positive_iou: float = 0.5, negat
     """
     batch, count = targets.boxes.shape[:2]
     if count == 0:
-        everything = torch.ones(batch, len(anchors), dtype=torch.bool, device=anchors.device)
-        return Matches(~everything, everything, torch.zeros_like(everything, dtype=torch.int64))
+        return nothing_to_find(batch, anchors)
     overlap = iou(targets.boxes, anchors)  # (B, G, N)
     overlap = overlap.masked_fill(~targets.valid[..., None], -1.0)
     best, box = overlap.max(dim=1)  # (B, N)
@@ -48,8 +47,18 @@ def match(anchors: Tensor, targets: Targets, *, positive_iou: float = 0.5, negat
     positive = (best >= positive_iou) | best_of_object
     negative = (best < negative_iou) & ~positive
     if bool(targets.ignore.any()):
-        crowd = targets.boxes * targets.ignore[..., None]
-        covered = (intersection(crowd, anchors) / area(anchors)).amax(dim=1) > CROWD_COVER
-        negative = negative & ~covered
-        positive = positive & ~covered
+        free = ~in_crowd(anchors, targets)
+        positive, negative = positive & free, negative & free
     return Matches(positive, negative, box * positive)
+
+
+def nothing_to_find(batch: int, anchors: Tensor) -> Matches:
+    """Of a batch without a box: all anchors (N, 4) are negative."""
+    everything = torch.ones(batch, len(anchors), dtype=torch.bool, device=anchors.device)
+    return Matches(~everything, everything, torch.zeros_like(everything, dtype=torch.int64))
+
+
+def in_crowd(anchors: Tensor, targets: Targets) -> Tensor:
+    """(B, N) bool: whether the anchor, of (N, 4), lies in a crowd region by more than `CROWD_COVER` of its area."""
+    crowd = targets.boxes * targets.ignore[..., None]
+    return (intersection(crowd, anchors) / area(anchors)).amax(dim=1) > CROWD_COVER

@@ -244,7 +244,7 @@ class _Training:
             return
         path = self.scratch / "not_finite.json"
         figures = {name: str(float(value.detach())) for name, value in values.items()}
-        image_ids = [image_id for ids in gathered(batch.image_ids) for image_id in ids]
+        image_ids = [image_id for ids in zip(*gathered(batch.image_ids), strict=True) for image_id in ids]
         if rank() == 0:
             self.scratch.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({"step": step, "figures": figures, "image_ids": image_ids}, indent=1) + "\n")

