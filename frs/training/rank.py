@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import active_children
+from multiprocessing import active_children, set_start_method
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -171,9 +171,16 @@ class Rank:
         return found
 
 
-def main(work: Callable[[Rank], T], kind: str, one_machine: bool, runner: int, pipes: list[Connection]) -> T:
-    """What each process does: the work, whose result it returns; or it exits with 1 after a last word."""
+def main(
+    work: Callable[[Rank], T], kind: str, one_machine: bool, runner: int, workers: str, pipes: list[Connection]
+) -> T:
+    """What each process does: the work, whose result it returns; or it exits with 1 after a last word.
+
+    workers: how processes that load images are started, as in the runner; a spawned process would spawn them, which takes
+    seconds at each epoch.
+    """
     _end_with(runner)
+    set_start_method(workers, force=True)
     this = Rank(pipes[int(os.environ["LOCAL_RANK"])])
     try:
         this.listen()

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, get_start_method
 from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import Any, Literal, NoReturn, TypeVar
@@ -31,6 +31,8 @@ from frs.training.rank import SIGNALS, Rank, main
 
 T = TypeVar("T")
 
+_MEETING = 600
+"""Seconds that a machine waits for the others."""
 _PARTING = 300
 """Seconds that ranks have, after a signal, to end their step and to write a checkpoint."""
 _TICK = 0.1
@@ -81,6 +83,7 @@ def launch(work: Callable[[Rank], T], ranks: Ranks, watcher: Watcher) -> T:
         logs_specs=_NoLogs(),
         run_id=ranks.name,
         rdzv_backend="c10d",
+        rdzv_configs={"join_timeout": _MEETING, "read_timeout": _MEETING},
         rdzv_endpoint="localhost:0" if one_machine else str(ranks.rendezvous),
         local_addr="127.0.0.1" if one_machine else None,
         max_restarts=0,
@@ -95,7 +98,8 @@ def launch(work: Callable[[Rank], T], ranks: Ranks, watcher: Watcher) -> T:
         with listener, _one_signal(), _quiet():
             try:
                 writing = [theirs for _, theirs in pipes]
-                found = elastic_launch(config, main)(work, ranks.kind, one_machine, os.getpid(), writing)
+                ours = ranks.kind, one_machine, os.getpid(), get_start_method()
+                found = elastic_launch(config, main)(work, *ours, writing)
             finally:
                 for child in set(active_children()) - before:  # a signal came while they were started
                     child.kill()

@@ -79,13 +79,19 @@ def test_two_machines_meet_and_end_with_the_same_weights(tmp_path: Path) -> None
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    nodes = ("--set", "teacher.train.nodes=2", "--set", f"teacher.train.rendezvous=localhost:{port}")
+    keys = [
+        f"{model}.train.{key}"
+        for model in ("teacher", "student")
+        for key in ("nodes=2", f"rendezvous=localhost:{port}")
+    ]
+    nodes = [part for key in keys for part in ("--set", key)]
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
         folder.mkdir()
-    processes = [start(folder, "--until", "teacher", *nodes) for folder in folders]
+    processes = [start(folder, "--until", "control", *nodes) for folder in folders]
     for process in processes:
         _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said
-    first, second = ((folder / "runs/tiny/teacher.safetensors").read_bytes() for folder in folders)
-    assert first == second
+    for model in ("teacher", "control"):
+        first, second = ((folder / f"runs/tiny/{model}.safetensors").read_bytes() for folder in folders)
+        assert first == second
