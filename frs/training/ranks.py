@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context, get_start_method
+from multiprocessing import active_children, get_context, get_start_method, resource_tracker
 from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import Any, Literal, NoReturn, TypeVar
@@ -221,6 +221,7 @@ def _one_signal() -> Iterator[None]:
             raise SignalException("", signal.Signals(number))
 
     heard = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) is not signal.SIG_IGN}
+    resource_tracker.ensure_running()  # it would open them again when the first rank starts it
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     for number in heard:
         signal.signal(number, raise_once)
