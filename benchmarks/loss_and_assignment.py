@@ -1,6 +1,6 @@
 """Assignment, losses and their gradients: ours against torchvision's `compute_loss`, on the same outputs and annotations.
 
-    python benchmarks/loss_and_assignment.py --annotations FILE --images FOLDER [--size 512] [--batch 4] [--rounds 7] [--threads N]
+    python benchmarks/loss_and_assignment.py --annotations FILE --images FOLDER [--size 512] [--batch 4] [--rounds 7]
 
 RetinaNet and FCOS with torchvision's conventions, 91 classes, random outputs around the prior, real COCO annotations: the
 images of FILE (instances_*.json) whose objects come nearest to 20, letterboxed. The two run in turn. Ours starts from the
@@ -108,17 +108,19 @@ def compare(family: str, targets: Targets, size: int, rounds: int) -> dict[str, 
 
 
 def random_outputs(detector: Detector, batch: int, size: int) -> HeadOutputs:
-    """Of the shapes that the detector's head has, around the prior score of 0.01; leaves of the graph."""
+    """Of the shapes that the detector's head has, scores around the prior of 0.01; leaves of the graph."""
     with torch.no_grad():
         shapes = detector.head(detector.features(torch.zeros(1, 3, size, size)))
-    fields = {
-        name: [
-            (torch.randn(batch, *level.shape[1:]) * 0.5 - (4.6 if name == "class_logits" else 0.0)).requires_grad_(True)
-            for level in levels
-        ]
-        for name, levels in vars(shapes).items()
-    }
-    return type(shapes)(**fields)
+
+    def made(name: str, level: Tensor) -> Tensor:
+        values = torch.randn(batch, *level.shape[1:]) * 0.5
+        if name == "class_logits":
+            values -= 4.6
+        if name == "box_regression" and hasattr(shapes, "centerness"):
+            values = values.abs() + 0.1  # distances: torchvision's head has their ReLU behind it, ours before it
+        return values.requires_grad_(True)
+
+    return type(shapes)(**{name: [made(name, level) for level in levels] for name, levels in vars(shapes).items()})
 
 
 def ours(detector: Detector, outputs: HeadOutputs, targets: Targets) -> tuple[Timed, list[Tensor]]:
