@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from frs.detectors.anchors import base_anchors, grid_anchors
+from frs.detectors.anchors import base_anchors, grid_anchors, places_within, shapes
 from frs.detectors.base import Candidates, Detector, HeadOutputs, Targets
 from frs.detectors.boxes import clip, decode, encode
 from frs.detectors.dense import best_pairs, flatten, initialise, reference_selection, select, set_prior, tower
@@ -88,7 +88,7 @@ class RetinaNet(Detector):
         anchors = self._anchors(outputs.class_logits).to(targets.boxes.device)  # (N, 4)
         logits = flatten(outputs.class_logits, len(self.spec.classes))  # (B, N, K)
         deltas = flatten(outputs.box_regression, 4)  # (B, N, 4)
-        matches = match(anchors, targets)
+        matches = match(anchors, targets, within=self._within(outputs.class_logits, targets))
         positives = matches.positives()
 
         image, anchor = matches.positive.nonzero(as_tuple=True)
@@ -153,5 +153,10 @@ class RetinaNet(Detector):
         """(N, 4) for feature maps of these sizes."""
         spec = self.spec
         bases = [base_anchors(stride, spec.anchor_scale, spec.octaves, spec.ratios) for stride in spec.strides]
-        shapes = [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
-        return grid_anchors(shapes, spec.strides, bases)
+        return grid_anchors(shapes(levels), spec.strides, bases)
+
+    def _within(self, levels: list[Tensor], targets: Targets) -> Tensor | None:
+        """(B, N): the anchors that count in the loss; None: all."""
+        if targets.sizes is None:
+            return None
+        return places_within(shapes(levels), self.spec.strides, self.spec.anchors_per_location, targets.sizes)
