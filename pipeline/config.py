@@ -127,16 +127,43 @@ class AugmentConfig(Section):
 
 
 class TrainConfig(Section):
-    """AdamW with a one-cycle schedule; the last epoch's weights are the result."""
+    """By default AdamW with a one-cycle schedule; sgd and step are mmdetection's. The last epoch's weights are the result."""
 
     how = frozenset({"workers", "checkpoint_minutes"})
 
     epochs: int = Field(12, ge=1, le=1000, description="passes over the training images")
     batch: int = Field(8, ge=1, le=1024, description="images of a step; an epoch's last, smaller batch is left out")
-    lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with momentum")
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd's")
+    lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate; mmdetection's sgd: 0.01 for 16 images")
     backbone_lr: float = Field(1.0, ge=0, le=10, description="factor on lr for the backbone; 0 freezes it")
-    weight_decay: float = Field(1e-2, ge=0, le=1, description="AdamW's, decoupled")
-    warmup: Fraction = Field(0.1, description="part of the steps in which lr rises to its peak")
+    bias_lr: float = Field(1.0, gt=0, le=10, description="factor on lr for biases outside of normalisation layers")
+    weight_decay: float = Field(
+        1e-2,
+        ge=0,
+        le=1,
+        description="adamw: decoupled, of weights alone; sgd: of all parameters, biases and normalisation too "
+        "(mmdetection's: 1e-4)",
+    )
+    bias_decay: bool = Field(True, description="sgd: decay biases outside of normalisation layers")
+    schedule: Literal["one_cycle", "step"] = Field(
+        "one_cycle", description="lr rises and falls on a cosine, or falls to a tenth at each of `milestones`"
+    )
+    warmup: Fraction = Field(0.1, description="one_cycle: part of the steps in which lr rises to its peak")
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="step: epochs after which lr falls, e.g. [8, 11] of 12"
+    )
+    warmup_steps: int = Field(500, ge=0, description="step: optimiser steps until lr is whole")
+    warmup_ratio: float = Field(1e-3, gt=0, le=1, description="step: part of lr at the first step")
+    warmup_shape: Literal["linear", "constant"] = Field(
+        "linear", description="step: lr rises from that part, or keeps to it until warmup_steps"
+    )
+    frozen_stages: int = Field(
+        0, ge=0, le=4, description="1: the backbone's stem and layer1 stay as they are, ...; for ResNets and their kin"
+    )
+    frozen_norm: Literal["none", "statistics", "all"] = Field(
+        "none", description="of the backbone's BatchNorm stays as it is: the statistics; all: scale and shift too"
+    )
     clip: float | None = Field(10.0, gt=0, description="largest norm of the gradient; null: not clipped")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 autocast where the device computes it natively"
@@ -150,6 +177,27 @@ class TrainConfig(Section):
         gt=0,
         description="minutes between checkpoints within an epoch; each epoch ends with one; changes no result",
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        for choice, value, keys in (
+            ("optimizer", "sgd", ("momentum", "bias_decay")),
+            ("schedule", "one_cycle", ("warmup",)),
+            ("schedule", "step", ("milestones", "warmup_steps", "warmup_ratio", "warmup_shape")),
+        ):
+            given = [key for key in keys if getattr(self, key) != type(self).model_fields[key].default]
+            if given and getattr(self, choice) != value:
+                raise ValueError(
+                    f"{', '.join(given)}: only for {choice}: {value}, and {choice} is {getattr(self, choice)}; "
+                    "leave out the one or change the other"
+                )
+        ordered = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
+        if self.schedule == "step" and not (self.milestones and ordered and self.milestones[-1] < self.epochs):
+            raise ValueError(
+                f"schedule: step needs milestones, rising and below epochs ({self.epochs}), e.g. [8, 11] of 12, "
+                f"got {list(self.milestones)}"
+            )
+        return self
 
 
 class TeacherConfig(Section):

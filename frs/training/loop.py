@@ -23,28 +23,10 @@ from frs.errors import TrainingError
 from frs.interrupts import signals_deferred
 from frs.training import checkpoint as checkpoints
 from frs.training.device import Device
+from frs.training.freezing import freeze, wake
 from frs.training.objective import Objective, Terms
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train.
-
-    lr: the peak of a one-cycle schedule (linear rise over `warmup`, a part of all steps, then a cosine to zero);
-    backbone_lr: factor on it for the backbone, 0 freezes it; clip: largest L2 norm of the gradient, or None;
-    precision: "auto", "fp32" or "bf16".
-    """
-
-    epochs: int
-    lr: float
-    seed: int = 0
-    backbone_lr: float = 1.0
-    weight_decay: float = 1e-2
-    warmup: float = 0.1
-    clip: float | None = 10.0
-    precision: str = "auto"
-    validate_every: int = 0
-    checkpoint_minutes: float = 10.0
+from frs.training.optimiser import build_optimizer, learning_rate
+from frs.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -100,14 +82,6 @@ def train(
     return training.state.history
 
 
-def one_cycle(step: int, total: int, warmup: float) -> float:
-    """The learning rate at `step` of `total`, as a part of its peak: linear from 1/25, then a cosine to 0."""
-    rising = max(1, round(total * warmup))
-    if step < rising:
-        return 0.04 + 0.96 * step / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
-
-
 @dataclass
 class _State:
     """Where a training is; `sums` and `figures` are of the epoch under way."""
@@ -148,10 +122,11 @@ class _Training:
         evaluate: Callable[[], float | None] | None,
     ) -> None:
         device.place(objective)
-        _wake(objective, recipe)
+        freeze(objective, recipe)
+        wake(objective, recipe)
         self.objective, self.loader, self.recipe, self.device = objective, loader, recipe, device
         self.scratch, self.watcher, self.evaluate = scratch, watcher, evaluate
-        self.optimizer = _optimizer(objective, recipe)
+        self.optimizer = build_optimizer(objective, recipe)
         self.state = self._resume()
         self.saved_as = self._progress
         self.saved = self.epoch_started = time.monotonic()
@@ -162,7 +137,7 @@ class _Training:
         if state.sums and state.step % per_epoch == 0:  # stopped behind the last step of an epoch, before its end
             self._end_epoch()
         for step, batch in self._batches():
-            lr = recipe.lr * one_cycle(step, total, recipe.warmup)
+            lr = learning_rate(recipe, step, per_epoch)
             with signals_deferred():
                 state.count(self._step(step, batch, lr))
             in_epoch = step % per_epoch + 1
@@ -248,33 +223,14 @@ class _Training:
             self.save()  # an interruption of the measurement does not cost the epoch
             self.objective.eval()
             ap = self.evaluate()
-            _wake(self.objective, self.recipe)
+            wake(self.objective, self.recipe)
         means = {name: value / per_epoch for name, value in self.state.sums.items()}
-        lr = self.recipe.lr * one_cycle(last, self.recipe.epochs * per_epoch, self.recipe.warmup)
+        lr = learning_rate(self.recipe, last, per_epoch)
         seconds = time.monotonic() - self.epoch_started
         with signals_deferred():
             self.state.end_epoch(Epoch(epoch, means, lr, seconds, ap, self.state.figures))
         self.epoch_started = time.monotonic()
         self.save()
-
-
-def _optimizer(objective: Objective, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW; biases and normalisation parameters are not decayed, the backbone has its own learning rate."""
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    backbone = {id(p) for p in objective.detector.backbone.parameters()}
-    for parameter in objective.parameters():
-        factor = recipe.backbone_lr if id(parameter) in backbone else 1.0
-        if factor == 0.0:
-            parameter.requires_grad_(False)
-        if parameter.requires_grad:
-            groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "factor": factor, "weight_decay": recipe.weight_decay if decayed else 0.0}
-            for (factor, decayed), parameters in groups.items()
-        ],
-        lr=recipe.lr,
-    )
 
 
 def _forward(objective: Objective, batch: Batch, step: int, device: Device, precision: str) -> Terms:
@@ -284,10 +240,3 @@ def _forward(objective: Objective, batch: Batch, step: int, device: Device, prec
     with torch.autocast(device.kind, dtype=autocast, enabled=autocast is not None):
         terms: Terms = objective(images, targets, step)
     return terms
-
-
-def _wake(objective: Objective, recipe: Recipe) -> None:
-    """Training mode; a frozen backbone keeps its batch statistics too."""
-    objective.train()
-    if recipe.backbone_lr == 0.0:
-        objective.detector.backbone.eval()
