@@ -165,8 +165,9 @@ class TrainConfig(Section):
         "none", description="of the backbone's BatchNorm stays as it is: the statistics; all: scale and shift too"
     )
     clip: float | None = Field(10.0, gt=0, description="largest norm of the gradient; null: not clipped")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 autocast where the device computes it natively"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="autocast; auto: bf16 where the device computes it natively, else fp32; fp16: with a scaled loss",
     )
     drop_empty: bool = Field(False, description="leave out images without an object (crowds do not count)")
     augment: AugmentConfig = Field(AugmentConfig(), description="changes to the images")

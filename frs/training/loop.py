@@ -28,10 +28,14 @@ from frs.training.objective import Objective, Terms
 from frs.training.optimiser import build_optimizer, learning_rate
 from frs.training.recipe import Recipe
 
+_SMALLEST_SCALE = 1.0
+"""Of the loss; where nothing is scaled, it is this. A gradient that overflows even so is not float16's fault."""
+
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is kept of an epoch: mean of every term, the weights in force, seconds, AP where it was measured."""
+    """What is kept of an epoch: mean of every term, the weights in force, seconds, AP where it was measured, and how many
+    steps were skipped because their gradient overflowed (fp16)."""
 
     epoch: int
     terms: dict[str, float]
@@ -39,6 +43,7 @@ class Epoch:
     seconds: float
     AP: float | None = None
     figures: dict[str, float] = field(default_factory=dict)
+    skipped: int = 0
 
 
 class Watcher(Protocol):
@@ -84,12 +89,13 @@ def train(
 
 @dataclass
 class _State:
-    """Where a training is; `sums` and `figures` are of the epoch under way."""
+    """Where a training is; `sums`, `figures` and `skipped` are of the epoch under way."""
 
     step: int = 0
     history: list[Epoch] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
+    skipped: int = 0
 
     def count(self, terms: Terms) -> None:
         self.step += 1
@@ -99,13 +105,14 @@ class _State:
 
     def end_epoch(self, epoch: Epoch) -> None:
         self.history.append(epoch)
-        self.sums = {}
+        self.sums, self.skipped = {}, 0
 
     @property
     def shown(self) -> dict[str, float]:
-        """The AP that was measured last, for the progress."""
+        """For the progress: the AP that was measured last, and how many steps were skipped so far, if any."""
         measured = [epoch.AP for epoch in self.history if epoch.AP is not None]
-        return {"AP": measured[-1]} if measured else {}
+        skipped = self.skipped + sum(epoch.skipped for epoch in self.history)
+        return ({"AP": measured[-1]} if measured else {}) | ({"skipped": skipped} if skipped else {})
 
 
 class _Training:
@@ -127,6 +134,7 @@ class _Training:
         self.objective, self.loader, self.recipe, self.device = objective, loader, recipe, device
         self.scratch, self.watcher, self.evaluate = scratch, watcher, evaluate
         self.optimizer = build_optimizer(objective, recipe)
+        self.scaler = torch.amp.GradScaler(device.kind, enabled=recipe.precision == "fp16")
         self.state = self._resume()
         self.saved_as = self._progress
         self.saved = self.epoch_started = time.monotonic()
@@ -160,6 +168,8 @@ class _Training:
             history=[asdict(epoch) for epoch in state.history],
             sums=state.sums,
             figures=state.figures,
+            skipped=state.skipped,
+            scaler=self.scaler.state_dict(),
         )
         with signals_deferred():
             checkpoints.save(self.scratch, made)
@@ -175,9 +185,11 @@ class _Training:
             return _State()
         self.objective.load_state_dict(found.objective)
         self.optimizer.load_state_dict(found.optimizer)
+        self.scaler.load_state_dict(found.scaler)
         epoch = found.step // self.loader.steps_per_epoch + 1
         self.watcher.log(f"continuing at step {found.step} (epoch {epoch})")
-        return _State(found.step, [Epoch(**each) for each in found.history], found.sums, found.figures)
+        history = [Epoch(**each) for each in found.history]
+        return _State(found.step, history, found.sums, found.figures, found.skipped)
 
     def _batches(self) -> Iterator[tuple[int, Batch]]:
         per_epoch, start = self.loader.steps_per_epoch, self.state.step
@@ -194,12 +206,17 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["factor"]
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(terms.total)
+        torch.autograd.backward(self.scaler.scale(terms.total))
+        self.scaler.unscale_(self.optimizer)
         clip = self.recipe.clip if self.recipe.clip is not None else math.inf
         norm = nn.utils.clip_grad_norm_(self.objective.parameters(), clip)
-        # Before it reaches the weights, and with them every later checkpoint.
-        self._check_finite(step, batch, {**values, "gradient": norm})
-        self.optimizer.step()
+        if self.scaler.get_scale() > _SMALLEST_SCALE:
+            self.state.skipped += int(not torch.isfinite(norm))  # the scaler leaves this step out, and halves the scale
+        else:
+            # Before it reaches the weights, and with them every later checkpoint.
+            self._check_finite(step, batch, {**values, "gradient": norm})
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         return terms
 
     def _check_finite(self, step: int, batch: Batch, values: dict[str, Tensor]) -> None:
@@ -210,9 +227,10 @@ class _Training:
         figures = {name: str(float(value.detach())) for name, value in values.items()}
         self.scratch.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"step": step, "figures": figures, "image_ids": batch.image_ids}, indent=1) + "\n")
+        wider = "set train.precision to bf16 or fp32, " if self.recipe.precision == "fp16" else ""
         raise TrainingError(
-            f"step {step}: not finite: {', '.join(bad)}; lower train.lr, or look at the boxes of the batch's images, whose ids "
-            f"are in {path}. The training is saved up to step {self.saved_as[0]}"
+            f"step {step}: not finite: {', '.join(bad)}; {wider}lower train.lr, or look at the boxes of the batch's images, "
+            f"whose ids are in {path}. The training is saved up to step {self.saved_as[0]}"
         )
 
     def _end_epoch(self) -> None:
@@ -227,8 +245,9 @@ class _Training:
         means = {name: value / per_epoch for name, value in self.state.sums.items()}
         lr = learning_rate(self.recipe, last, per_epoch)
         seconds = time.monotonic() - self.epoch_started
+        ended = Epoch(epoch, means, lr, seconds, ap, self.state.figures, self.state.skipped)
         with signals_deferred():
-            self.state.end_epoch(Epoch(epoch, means, lr, seconds, ap, self.state.figures))
+            self.state.end_epoch(ended)
         self.epoch_started = time.monotonic()
         self.save()
 

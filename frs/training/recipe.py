@@ -17,7 +17,8 @@ class Recipe:
     `milestones` on).
     frozen_stages: 0..4, the backbone's stem and first stages (1: stem and layer1) stay as they are; frozen_norm: of the
     backbone's BatchNorm layers "none", the "statistics", or "all", scale and shift too, stay as they are.
-    clip: largest L2 norm of the gradient, or None. precision: "auto", "fp32" or "bf16".
+    clip: largest L2 norm of the gradient, or None. precision: "auto", "fp32", "bf16" or "fp16", the last
+    with a loss that is scaled as far as its gradient bears it.
     """
 
     epochs: int
