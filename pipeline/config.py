@@ -133,6 +133,9 @@ class TrainConfig(Section):
 
     epochs: int = Field(12, ge=1, le=1000, description="passes over the training images")
     batch: int = Field(8, ge=1, le=1024, description="images of a step; an epoch's last, smaller batch is left out")
+    accumulate: int = Field(
+        1, ge=1, le=1024, description="parts of equal size that a batch is computed in, where memory holds no whole one"
+    )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with momentum")
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd's")
     lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate; mmdetection's sgd: 0.01 for 16 images")
@@ -181,6 +184,8 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
+        if self.batch % self.accumulate:
+            raise ValueError(f"accumulate ({self.accumulate}) must divide batch ({self.batch})")
         for choice, value, keys in (
             ("optimizer", "sgd", ("momentum", "bias_decay")),
             ("schedule", "one_cycle", ("warmup",)),

@@ -41,6 +41,18 @@ class Batch:
     targets: Targets
     image_ids: tuple[int, ...]
 
+    def split(self, parts: int) -> list[Batch]:
+        """Into smaller ones of the same size each, in order; `parts` must divide the number of images."""
+        size = len(self.images) // parts
+        return [
+            Batch(
+                self.images[i : i + size],
+                Targets(**{name: each[i : i + size] for name, each in vars(self.targets).items()}),
+                self.image_ids[i : i + size],
+            )
+            for i in range(0, len(self.images), size)
+        ]
+
 
 @dataclass(frozen=True)
 class Sample:

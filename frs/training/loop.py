@@ -24,7 +24,7 @@ from frs.interrupts import signals_deferred
 from frs.training import checkpoint as checkpoints
 from frs.training.device import Device
 from frs.training.freezing import freeze, wake
-from frs.training.objective import Objective, Terms
+from frs.training.objective import Objective, Terms, mean
 from frs.training.optimiser import build_optimizer, learning_rate
 from frs.training.recipe import Recipe
 
@@ -200,13 +200,10 @@ class _Training:
 
     def _step(self, step: int, batch: Batch, lr: float) -> Terms:
         torch.manual_seed(self.recipe.seed * 1_000_003 + step)
-        terms = _forward(self.objective, batch, step, self.device, self.recipe.precision)
-        values = {**terms.parts, "total": terms.total}
-        self._check_finite(step, batch, values)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["factor"]
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(self.scaler.scale(terms.total))
+        terms = mean([self._differentiate(step, part) for part in batch.split(self.recipe.accumulate)])
         self.scaler.unscale_(self.optimizer)
         clip = self.recipe.clip if self.recipe.clip is not None else math.inf
         norm = nn.utils.clip_grad_norm_(self.objective.parameters(), clip)
@@ -214,9 +211,16 @@ class _Training:
             self.state.skipped += int(not torch.isfinite(norm))  # the scaler leaves this step out, and halves the scale
         else:
             # Before it reaches the weights, and with them every later checkpoint.
-            self._check_finite(step, batch, {**values, "gradient": norm})
+            self._check_finite(step, batch, {**terms.parts, "total": terms.total, "gradient": norm})
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        return terms
+
+    def _differentiate(self, step: int, batch: Batch) -> Terms:
+        """Add a micro-batch's part of the gradient."""
+        terms = _forward(self.objective, batch, step, self.device, self.recipe.precision)
+        self._check_finite(step, batch, {**terms.parts, "total": terms.total})
+        torch.autograd.backward(self.scaler.scale(terms.total / self.recipe.accumulate))
         return terms
 
     def _check_finite(self, step: int, batch: Batch, values: dict[str, Tensor]) -> None:

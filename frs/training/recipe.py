@@ -9,6 +9,7 @@ from dataclasses import dataclass
 class Recipe:
     """How to train.
 
+    accumulate: micro-batches that a batch is split into; it must divide the batch. The gradient is their mean.
     optimizer: "adamw" or "sgd", the latter with `momentum`; see `frs.training.optimiser` for what each decays.
     lr: the peak. backbone_lr: factor on it for the backbone, 0 freezes it; bias_lr: factor for biases outside of
     normalisation layers; bias_decay: whether sgd decays those.
@@ -24,6 +25,7 @@ class Recipe:
     epochs: int
     lr: float
     seed: int = 0
+    accumulate: int = 1
     optimizer: str = "adamw"
     momentum: float = 0.9
     backbone_lr: float = 1.0
