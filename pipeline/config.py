@@ -127,7 +127,7 @@ class AugmentConfig(Section):
 
 
 class TrainConfig(Section):
-    """By default AdamW with a one-cycle schedule; sgd and step are mmdetection's. The last epoch's weights are the result."""
+    """AdamW with one cycle, or mmdetection's sgd and step; the last epoch's weights, or their mean, are the result."""
 
     how = frozenset({"workers", "checkpoint_minutes"})
 
@@ -171,6 +171,12 @@ class TrainConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="autocast; auto: bf16 where the device computes it natively, else fp32; fp16: with a scaled loss",
+    )
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="decay of a running mean of the weights, which is then scored and kept, e.g. 0.999; null: none",
     )
     drop_empty: bool = Field(False, description="leave out images without an object (crowds do not count)")
     augment: AugmentConfig = Field(AugmentConfig(), description="changes to the images")

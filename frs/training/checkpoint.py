@@ -21,9 +21,10 @@ _SHA256 = 32
 class Checkpoint:
     """The state after `step` optimiser steps.
 
-    objective, optimizer, scaler: state dicts, the last of the loss's scale; history: the epochs so far; sums, figures,
-    skipped: the running sums, the last figures and the skipped steps of the epoch that is under way. Order and augmentation
-    of the data follow from the step alone, and so does every random layer.
+    objective, optimizer, scaler: state dicts, the last of the loss's scale; ema: the running mean of the weights, if there
+    is one; history: the epochs so far; sums, figures, skipped: the running sums, the last figures and the skipped steps of
+    the epoch that is under way. Order and augmentation of the data follow from the step alone, and so does every random
+    layer.
     """
 
     step: int
@@ -34,6 +35,7 @@ class Checkpoint:
     figures: dict[str, float]
     skipped: int = 0
     scaler: dict[str, Any] = field(default_factory=dict)
+    ema: dict[str, Any] | None = None
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:

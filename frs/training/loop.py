@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +24,7 @@ from frs.errors import TrainingError
 from frs.interrupts import signals_deferred
 from frs.training import checkpoint as checkpoints
 from frs.training.device import Device
+from frs.training.ema import RunningMean
 from frs.training.freezing import freeze, wake
 from frs.training.objective import Objective, Terms, mean
 from frs.training.optimiser import build_optimizer, learning_rate
@@ -83,6 +85,8 @@ def train(
         if not isinstance(error, Exception):  # an interruption, so between two steps: what is there is whole
             training.save()
         raise
+    if training.ema is not None:
+        training.ema.swap()
     objective.eval()
     return training.state.history
 
@@ -134,6 +138,7 @@ class _Training:
         self.objective, self.loader, self.recipe, self.device = objective, loader, recipe, device
         self.scratch, self.watcher, self.evaluate = scratch, watcher, evaluate
         self.optimizer = build_optimizer(objective, recipe)
+        self.ema = RunningMean(objective.detector, recipe.ema) if recipe.ema is not None else None
         self.scaler = torch.amp.GradScaler(device.kind, enabled=recipe.precision == "fp16")
         self.state = self._resume()
         self.saved_as = self._progress
@@ -170,6 +175,7 @@ class _Training:
             figures=state.figures,
             skipped=state.skipped,
             scaler=self.scaler.state_dict(),
+            ema=self.ema.mean if self.ema is not None else None,
         )
         with signals_deferred():
             checkpoints.save(self.scratch, made)
@@ -186,6 +192,8 @@ class _Training:
         self.objective.load_state_dict(found.objective)
         self.optimizer.load_state_dict(found.optimizer)
         self.scaler.load_state_dict(found.scaler)
+        if self.ema is not None and found.ema is not None:
+            self.ema.load(found.ema)
         epoch = found.step // self.loader.steps_per_epoch + 1
         self.watcher.log(f"continuing at step {found.step} (epoch {epoch})")
         history = [Epoch(**each) for each in found.history]
@@ -214,6 +222,8 @@ class _Training:
             self._check_finite(step, batch, {**terms.parts, "total": terms.total, "gradient": norm})
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.ema is not None:
+            self.ema.update(step + 1)
         return terms
 
     def _differentiate(self, step: int, batch: Batch) -> Terms:
@@ -244,7 +254,8 @@ class _Training:
         if self.evaluate is not None and self.recipe.validate_every and (epoch + 1) % self.recipe.validate_every == 0:
             self.save()  # an interruption of the measurement does not cost the epoch
             self.objective.eval()
-            ap = self.evaluate()
+            with self.ema.in_force() if self.ema is not None else nullcontext():
+                ap = self.evaluate()
             wake(self.objective, self.recipe)
         means = {name: value / per_epoch for name, value in self.state.sums.items()}
         lr = learning_rate(self.recipe, last, per_epoch)

@@ -19,7 +19,8 @@ class Recipe:
     frozen_stages: 0..4, the backbone's stem and first stages (1: stem and layer1) stay as they are; frozen_norm: of the
     backbone's BatchNorm layers "none", the "statistics", or "all", scale and shift too, stay as they are.
     clip: largest L2 norm of the gradient, or None. precision: "auto", "fp32", "bf16" or "fp16", the last
-    with a loss that is scaled as far as its gradient bears it.
+    with a loss that is scaled as far as its gradient bears it. ema: decay of a running mean of the detector's weights, which
+    is then what is validated and what comes of the training; None: the weights themselves.
     """
 
     epochs: int
@@ -42,5 +43,6 @@ class Recipe:
     frozen_norm: str = "none"
     clip: float | None = 10.0
     precision: str = "auto"
+    ema: float | None = None
     validate_every: int = 0
     checkpoint_minutes: float = 10.0
