@@ -172,6 +172,9 @@ class TrainConfig(Section):
         "auto",
         description="autocast; auto: bf16 where the device computes it natively, else fp32; fp16: with a scaled loss",
     )
+    compile: bool = Field(
+        False, description="by torch.compile, which needs a C++ compiler: minutes at first, faster then"
+    )
     ema: float | None = Field(
         None,
         gt=0,

@@ -23,6 +23,7 @@ from frs.detectors import Targets
 from frs.errors import TrainingError
 from frs.interrupts import signals_deferred
 from frs.training import checkpoint as checkpoints
+from frs.training.compiling import Compiled
 from frs.training.device import Device
 from frs.training.ema import RunningMean
 from frs.training.freezing import freeze, wake
@@ -139,6 +140,7 @@ class _Training:
         self.scratch, self.watcher, self.evaluate = scratch, watcher, evaluate
         self.optimizer = build_optimizer(objective, recipe)
         self.ema = RunningMean(objective.detector, recipe.ema) if recipe.ema is not None else None
+        self.compiled = Compiled(objective.detector) if recipe.compile else None
         self.scaler = torch.amp.GradScaler(device.kind, enabled=recipe.precision == "fp16")
         self.state = self._resume()
         self.saved_as = self._progress
@@ -228,9 +230,10 @@ class _Training:
 
     def _differentiate(self, step: int, batch: Batch) -> Terms:
         """Add a micro-batch's part of the gradient."""
-        terms = _forward(self.objective, batch, step, self.device, self.recipe.precision)
-        self._check_finite(step, batch, {**terms.parts, "total": terms.total})
-        torch.autograd.backward(self.scaler.scale(terms.total / self.recipe.accumulate))
+        with self.compiled.in_force() if self.compiled is not None else nullcontext():
+            terms = _forward(self.objective, batch, step, self.device, self.recipe.precision)
+            self._check_finite(step, batch, {**terms.parts, "total": terms.total})
+            torch.autograd.backward(self.scaler.scale(terms.total / self.recipe.accumulate))
         return terms
 
     def _check_finite(self, step: int, batch: Batch, values: dict[str, Tensor]) -> None:

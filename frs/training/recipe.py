@@ -20,7 +20,7 @@ class Recipe:
     backbone's BatchNorm layers "none", the "statistics", or "all", scale and shift too, stay as they are.
     clip: largest L2 norm of the gradient, or None. precision: "auto", "fp32", "bf16" or "fp16", the last
     with a loss that is scaled as far as its gradient bears it. ema: decay of a running mean of the detector's weights, which
-    is then what is validated and what comes of the training; None: the weights themselves.
+    is then what is validated and what comes of the training; None: the weights themselves. compile: by torch.compile.
     """
 
     epochs: int
@@ -44,5 +44,6 @@ class Recipe:
     clip: float | None = 10.0
     precision: str = "auto"
     ema: float | None = None
+    compile: bool = False
     validate_every: int = 0
     checkpoint_minutes: float = 10.0
