@@ -129,7 +129,7 @@ class AugmentConfig(Section):
 class TrainConfig(Section):
     """AdamW with one cycle, or mmdetection's sgd and step; the last epoch's weights, or their mean, are the result."""
 
-    how = frozenset({"workers", "checkpoint_minutes"})
+    how = frozenset({"workers", "checkpoint_minutes", "log_every", "tensorboard"})
 
     epochs: int = Field(12, ge=1, le=1000, description="passes over the training images")
     batch: int = Field(8, ge=1, le=1024, description="images of a step; an epoch's last, smaller batch is left out")
@@ -185,6 +185,10 @@ class TrainConfig(Section):
     augment: AugmentConfig = Field(AugmentConfig(), description="changes to the images")
     workers: int = Field(0, ge=0, le=64, description="loader processes; 0: in the training process; changes no result")
     validate_every: int = Field(0, ge=0, description="epochs between measurements of AP; 0: none")
+    log_every: int = Field(10, ge=1, description="steps between lines in metrics.jsonl; changes no weights")
+    tensorboard: bool = Field(
+        False, description="event files for TensorBoard too, which needs the package tensorboard; changes no weights"
+    )
     checkpoint_minutes: float = Field(
         10.0,
         gt=0,

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.config import Config
 from pipeline.stage import Context, Metrics, Stage
 from stages.common import DATA_INPUTS, dataset, external, training_facts, write_json
-from stages.training import new_detector, train_detector
+from stages.training import TRAINING_OPTIONAL, TRAINING_OUTPUTS, new_detector, train_detector, training_published
 
 
 def student_stage() -> Stage:
@@ -17,15 +17,16 @@ def student_stage() -> Stage:
         inputs={**DATA_INPUTS, "teacher": "teacher/weights"},
         outputs={
             "weights": "student.safetensors",
-            "history": "history.json",
             "distillation": "distillation.json",
+            **TRAINING_OUTPUTS,
         },
         reads=("student", "distill", "input", "seed"),
         version=1,
         run=_run_student,
         external=_external,
         facts=training_facts,
-        publish={"weights": "student.safetensors"},
+        publish={"weights": "student.safetensors", **training_published("student")},
+        optional=TRAINING_OPTIONAL,
     )
 
 
@@ -33,13 +34,14 @@ def control_stage() -> Stage:
     return Stage(
         name="control",
         inputs=DATA_INPUTS,
-        outputs={"weights": "control.safetensors", "history": "history.json"},
+        outputs={"weights": "control.safetensors", **TRAINING_OUTPUTS},
         reads=("student", "input", "seed"),
         version=1,
         run=_run_control,
         external=_external,
         facts=training_facts,
-        publish={"weights": "control.safetensors"},
+        publish={"weights": "control.safetensors", **training_published("control")},
+        optional=TRAINING_OPTIONAL,
     )
 
 

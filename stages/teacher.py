@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.config import Config, RetinaNetConfig
 from pipeline.stage import Context, Metrics, Stage
 from stages.common import DATA_INPUTS, dataset, external, training_facts, write_json
-from stages.training import new_detector, train_detector
+from stages.training import TRAINING_OPTIONAL, TRAINING_OUTPUTS, new_detector, train_detector, training_published
 
 if TYPE_CHECKING:
     from frs.data import CocoDataset
@@ -21,13 +21,14 @@ def stage() -> Stage:
     return Stage(
         name="teacher",
         inputs=DATA_INPUTS,
-        outputs={"weights": "teacher.safetensors", "history": "history.json"},
+        outputs={"weights": "teacher.safetensors", **TRAINING_OUTPUTS},
         reads=("teacher", "input", "seed"),
         version=1,
         run=_run,
         external=_external,
         facts=training_facts,
-        publish={"weights": "teacher.safetensors"},
+        publish={"weights": "teacher.safetensors", **training_published("teacher")},
+        optional=TRAINING_OPTIONAL,
     )
 
 
@@ -55,6 +56,7 @@ def _given(context: Context, path: Path) -> Metrics:
     check_teacher(path, detector, dataset(context, "val"), context.config.student.detector)
     shutil.copyfile(path, context.outputs["weights"])
     write_json(context.outputs["history"], [])
+    context.outputs["metrics"].touch()
     return {"params": parameter_count(detector), "given": path.name}
 
 

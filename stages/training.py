@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
     from frs.data import CocoDataset
     from frs.detectors import Detector
     from frs.training import Device, Objective
+
+TRAINING_OUTPUTS = {"history": "history.json", "metrics": "metrics.jsonl", "tensorboard": "tensorboard"}
+"""What `train_detector` writes besides the weights."""
+TRAINING_OPTIONAL = frozenset({"tensorboard"})
+
+
+def training_published(model: str) -> dict[str, str]:
+    """Of those, what the run folder shows, for `Stage.publish`."""
+    return {"metrics": f"{model}.metrics.jsonl", "tensorboard": f"{model}.tensorboard"}
 
 
 def new_detector(context: Context, config: RetinaNetConfig, data: CocoDataset) -> Detector:
@@ -43,7 +53,8 @@ def train_detector(
     config: TrainConfig,
     make_objective: Callable[[Detector, Device, int], Objective],
 ) -> tuple[Objective, Metrics]:
-    """Train, and write the outputs `weights` (safetensors) and `history` (JSON, one entry an epoch).
+    """Train, and write the outputs `weights` (safetensors), `history` (JSON, one entry an epoch) and `metrics` (JSON lines,
+    every `log_every` steps and each epoch), and if asked `tensorboard` (a folder).
 
     make_objective: from the detector, the device and the number of steps.
     """
@@ -51,6 +62,7 @@ def train_detector(
     from frs.data.transforms import Augment
     from frs.detectors import parameter_count, save_detector
     from frs.training import Recipe, train
+    from frs.training.metrics import FILE, TENSORBOARD
 
     size, seed = context.config.input, context.config.seed
     where = device(context)
@@ -80,6 +92,9 @@ def train_detector(
     detector.cpu()
     save_detector(context.outputs["weights"], detector)
     write_json(context.outputs["history"], [asdict(epoch) for epoch in history])
+    shutil.copyfile(context.scratch / FILE, context.outputs["metrics"])
+    if config.tensorboard:
+        shutil.copytree(context.scratch / TENSORBOARD, context.outputs["tensorboard"])
     return objective, {
         "params": parameter_count(detector),
         "epochs": config.epochs,

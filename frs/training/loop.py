@@ -27,6 +27,7 @@ from frs.training.compiling import Compiled
 from frs.training.device import Device
 from frs.training.ema import RunningMean
 from frs.training.freezing import freeze, wake
+from frs.training.metrics import MetricsLog
 from frs.training.objective import Objective, Terms, mean
 from frs.training.optimiser import build_optimizer, learning_rate
 from frs.training.recipe import Recipe
@@ -70,9 +71,10 @@ def train(
     """Train `objective.detector` in place and return the epochs' history.
 
     `scratch` holds the checkpoints of an interrupted attempt at the same training, if there was one; it goes on from
-    there. SIGINT and SIGTERM wait for the end of a step, and what was reached is saved. `evaluate` returns the
-    detector's AP; it is called every `recipe.validate_every` epochs. Raises TrainingError when a term or the gradient is
-    not finite (`scratch/not_finite.json` then names the images), and when a process that loads images dies.
+    there. `scratch/metrics.jsonl` is written as `frs.training.metrics` says. SIGINT and SIGTERM wait for the end of a step,
+    and what was reached is saved. `evaluate` returns the detector's AP; it is called every `recipe.validate_every` epochs.
+    Raises TrainingError when a term or the gradient is not finite (`scratch/not_finite.json` then names the images), and
+    when a process that loads images dies.
     """
     training = _Training(objective, loader, recipe, device, scratch, watcher, evaluate)
     try:
@@ -86,6 +88,8 @@ def train(
         if not isinstance(error, Exception):  # an interruption, so between two steps: what is there is whole
             training.save()
         raise
+    finally:
+        training.metrics.close()
     if training.ema is not None:
         training.ema.swap()
     objective.eval()
@@ -143,6 +147,9 @@ class _Training:
         self.compiled = Compiled(objective.detector) if recipe.compile else None
         self.scaler = torch.amp.GradScaler(device.kind, enabled=recipe.precision == "fp16")
         self.state = self._resume()
+        self.metrics = MetricsLog(
+            scratch, step=self.state.step, epochs=len(self.state.history), tensorboard=recipe.tensorboard
+        )
         self.saved_as = self._progress
         self.saved = self.epoch_started = time.monotonic()
 
@@ -154,10 +161,15 @@ class _Training:
         for step, batch in self._batches():
             lr = learning_rate(recipe, step, per_epoch)
             with signals_deferred():
-                state.count(self._step(step, batch, lr))
+                terms, norm = self._step(step, batch, lr)
+                state.count(terms)
+                if state.step % recipe.log_every == 0:
+                    losses = {name: float(value) for name, value in [("loss", terms.total), *terms.parts.items()]}
+                    place = {"epoch": step // per_epoch, "lr": lr, "gradient_norm": float(norm)}
+                    self.metrics.write("step", state.step, {**place, **losses, **terms.figures})
             in_epoch = step % per_epoch + 1
-            place = {"epoch": f"{step // per_epoch + 1}/{recipe.epochs}", "step": f"{state.step}/{total}"}
-            self.watcher.update(state.step, total, **place, loss=state.sums["loss"] / in_epoch, **state.shown)
+            shown = {"epoch": f"{step // per_epoch + 1}/{recipe.epochs}", "step": f"{state.step}/{total}"}
+            self.watcher.update(state.step, total, **shown, loss=state.sums["loss"] / in_epoch, **state.shown)
             if in_epoch == per_epoch:
                 self._end_epoch()
             elif time.monotonic() - self.saved > recipe.checkpoint_minutes * 60:
@@ -180,6 +192,7 @@ class _Training:
             ema=self.ema.mean if self.ema is not None else None,
         )
         with signals_deferred():
+            self.metrics.sync()
             checkpoints.save(self.scratch, made)
             self.saved, self.saved_as = time.monotonic(), self._progress
 
@@ -208,7 +221,8 @@ class _Training:
             for offset, batch in enumerate(self.loader.epoch(epoch, first)):
                 yield epoch * per_epoch + first + offset, batch
 
-    def _step(self, step: int, batch: Batch, lr: float) -> Terms:
+    def _step(self, step: int, batch: Batch, lr: float) -> tuple[Terms, Tensor]:
+        """The terms and the norm of the gradient before it was clipped."""
         torch.manual_seed(self.recipe.seed * 1_000_003 + step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["factor"]
@@ -226,7 +240,7 @@ class _Training:
         self.scaler.update()
         if self.ema is not None:
             self.ema.update(step + 1)
-        return terms
+        return terms, norm
 
     def _differentiate(self, step: int, batch: Batch) -> Terms:
         """Add a micro-batch's part of the gradient."""
@@ -266,6 +280,8 @@ class _Training:
         ended = Epoch(epoch, means, lr, seconds, ap, self.state.figures, self.state.skipped)
         with signals_deferred():
             self.state.end_epoch(ended)
+            line = asdict(ended)
+            self.metrics.write("epoch", last + 1, {**line.pop("terms"), **line.pop("figures"), **line})
         self.epoch_started = time.monotonic()
         self.save()
 

@@ -21,6 +21,8 @@ class Recipe:
     clip: largest L2 norm of the gradient, or None. precision: "auto", "fp32", "bf16" or "fp16", the last
     with a loss that is scaled as far as its gradient bears it. ema: decay of a running mean of the detector's weights, which
     is then what is validated and what comes of the training; None: the weights themselves. compile: by torch.compile.
+    validate_every: epochs between measurements of AP, 0: none. log_every: steps between lines in metrics.jsonl; tensorboard:
+    whether TensorBoard's files are written too.
     """
 
     epochs: int
@@ -46,4 +48,6 @@ class Recipe:
     ema: float | None = None
     compile: bool = False
     validate_every: int = 0
+    log_every: int = 10
+    tensorboard: bool = False
     checkpoint_minutes: float = 10.0
