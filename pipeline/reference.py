@@ -84,9 +84,11 @@ def _section(paths: Sequence[str], section: dict[str, Any]) -> str:
     """paths: where it stands; none for the file itself."""
     keys: dict[str, Any] = section["properties"]
     title = ", ".join(f"`{path}`" for path in paths) or "The file"
-    if "source" in keys:
-        title += f" with `source: {keys['source']['const']}`"
-    own = [] if keys.get("source", {}).get("const") == "coco" else paths  # `data` has two sections and one anchor
+    kind = next((key for key in ("source", "family") if key in keys), None)
+    if kind is not None:
+        title += f" with `{kind}: {keys[kind]['const']}`"
+    # Where one key has several sections, its anchor leads to the first.
+    own = [] if kind is not None and keys[kind]["const"] not in ("trees", "retinanet") else paths
     anchors = "".join(f'<a id="{path}"></a>' for path in own)
     prefix = f"{paths[0]}." if paths else ""
     rows = [_row(key, value, prefix, key in section.get("required", ())) for key, value in keys.items()]

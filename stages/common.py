@@ -9,12 +9,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import Config, ExportConfig, RetinaNetConfig, TreesData
+from pipeline.config import Config, ExportConfig, TreesData
+from pipeline.detectors import AnyDetector
 from pipeline.stage import Context
+from pipeline.training import TrainConfig
 
 if TYPE_CHECKING:
-    from frs.data import CocoDataset
-    from frs.detectors import Detector, RetinaNetSpec
+    from frs.data import CocoDataset, ShortestEdge
+    from frs.detectors import Detector, DetectorSpec
     from frs.edge.predictor import Predictor
     from frs.evaluation import Row
 
@@ -41,12 +43,12 @@ def images_folder(config: Config, split: str, stored: Path) -> Path:
     return config.data.train.images if split == "train" else config.data.val.images
 
 
-def spec(config: RetinaNetConfig, data: CocoDataset) -> RetinaNetSpec:
+def spec(config: AnyDetector, data: CocoDataset) -> DetectorSpec:
     """The detector that a configuration asks for, with the classes of the data set."""
-    from frs.detectors import RetinaNetSpec
+    from frs.detectors import spec_of_family
 
     fields = config.model_dump(exclude={"family", "weights"})
-    return RetinaNetSpec(
+    return spec_of_family(config.family)(
         classes=tuple(category.name for category in data.categories),
         category_ids=tuple(category.id for category in data.categories),
         **fields,
@@ -58,9 +60,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frs-pipeline"
 
 
-def predict_split(context: Context, predictor: Predictor, batch: int) -> list[Row]:
-    """The validation split through a predictor, as COCO result rows."""
-    from frs.data import evaluation_batches
+def shortest_edge(config: TrainConfig) -> ShortestEdge | None:
+    """What a training resizes to; None: to the letterbox."""
+    from frs.data import ShortestEdge
+
+    if config.resize == "letterbox":
+        return None
+    return ShortestEdge(config.short_side, config.long_side, config.multiscale)
+
+
+def predict_split(context: Context, predictor: Predictor, batch: int, edge: ShortestEdge | None = None) -> list[Row]:
+    """The validation split through a predictor, as COCO result rows; letterboxed, or resized to `edge`."""
+    from frs.data import evaluation_batches, shortest_edge_batches
     from frs.evaluation import predict_dataset
 
     info = predictor.info
@@ -70,7 +81,11 @@ def predict_split(context: Context, predictor: Predictor, batch: int) -> list[Ro
 
     def batches() -> Any:
         nonlocal done
-        for item in evaluation_batches(data, info.height, info.width, batch):
+        for item in (
+            evaluation_batches(data, info.height, info.width, batch)
+            if edge is None
+            else shortest_edge_batches(data, edge, batch)
+        ):
             yield item
             done += len(item[2])
             context.progress.update(done, total, images=f"{done}/{total}")
@@ -88,7 +103,8 @@ def torch_predictor(context: Context, detector: Detector, decode: str) -> Predic
 
 def selection(config: ExportConfig) -> dict[str, Any]:
     """How boxes are chosen, in every file and in torch, as keyword arguments."""
-    return config.model_dump(include={"candidates", "rounds", "detections", "score_threshold", "iou_threshold"})
+    keys = {"candidates", "proposals", "rounds", "detections", "score_threshold", "iou_threshold"}
+    return config.model_dump(include=keys)
 
 
 def version_of(*distributions: str) -> str | None:

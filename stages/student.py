@@ -21,9 +21,9 @@ def student_stage() -> Stage:
             **TRAINING_OUTPUTS,
         },
         reads=("student", "distill", "input", "seed"),
-        version=1,
+        version=2,
         run=_run_student,
-        external=_external,
+        external=external_files,
         facts=training_facts,
         publish={"weights": "student.safetensors", **training_published("student")},
         optional=TRAINING_OPTIONAL,
@@ -36,16 +36,17 @@ def control_stage() -> Stage:
         inputs=DATA_INPUTS,
         outputs={"weights": "control.safetensors", **TRAINING_OUTPUTS},
         reads=("student", "input", "seed"),
-        version=1,
+        version=2,
         run=_run_control,
-        external=_external,
+        external=external_files,
         facts=training_facts,
         publish={"weights": "control.safetensors", **training_published("control")},
         optional=TRAINING_OPTIONAL,
     )
 
 
-def _external(config: Config) -> Mapping[str, Path]:
+def external_files(config: Config) -> Mapping[str, Path]:
+    """The backbone's weights, where they are a file."""
     return external({"student.detector.weights": config.student.detector.weights})
 
 

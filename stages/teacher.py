@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import Config, RetinaNetConfig
+from pipeline.config import Config
+from pipeline.detectors import AnyDetector
 from pipeline.stage import Context, Metrics, Stage
 from stages.common import DATA_INPUTS, dataset, external, training_facts, write_json
 from stages.training import TRAINING_OPTIONAL, TRAINING_OUTPUTS, new_detector, train_detector, training_published
@@ -23,16 +24,17 @@ def stage() -> Stage:
         inputs=DATA_INPUTS,
         outputs={"weights": "teacher.safetensors", **TRAINING_OUTPUTS},
         reads=("teacher", "input", "seed"),
-        version=1,
+        version=2,
         run=_run,
-        external=_external,
+        external=external_files,
         facts=training_facts,
         publish={"weights": "teacher.safetensors", **training_published("teacher")},
         optional=TRAINING_OPTIONAL,
     )
 
 
-def _external(config: Config) -> Mapping[str, Path]:
+def external_files(config: Config) -> Mapping[str, Path]:
+    """The checkpoint, and the backbone's weights, where they are files."""
     teacher = config.teacher
     return external({"teacher.checkpoint": teacher.checkpoint, "teacher.detector.weights": teacher.detector.weights})
 
@@ -42,25 +44,33 @@ def _run(context: Context) -> Metrics:
 
     config = context.config.teacher
     if config.checkpoint is not None:
-        return _given(context, config.checkpoint)
+        return _take(context, config.checkpoint)
     detector = new_detector(context, config.detector, dataset(context, "val"))
     _, metrics = train_detector(context, detector, config.train, lambda detector, *_: DetectionObjective(detector))
     return metrics
 
 
-def _given(context: Context, path: Path) -> Metrics:
-    """Take the checkpoint as it is, if it is a teacher for this data set and this student."""
-    from frs.detectors import load_detector, parameter_count
+def given_teacher(context: Context, path: Path) -> Detector:
+    """The checkpoint, if it is a teacher for this data set and this student."""
+    from frs.detectors import load_detector
 
     detector = load_detector(path)
     check_teacher(path, detector, dataset(context, "val"), context.config.student.detector)
+    return detector
+
+
+def _take(context: Context, path: Path) -> Metrics:
+    """The checkpoint as it is."""
+    from frs.detectors import parameter_count
+
+    detector = given_teacher(context, path)
     shutil.copyfile(path, context.outputs["weights"])
     write_json(context.outputs["history"], [])
     context.outputs["metrics"].touch()
     return {"params": parameter_count(detector), "given": path.name}
 
 
-def check_teacher(path: Path, detector: Detector, data: CocoDataset, student: RetinaNetConfig) -> None:
+def check_teacher(path: Path, detector: Detector, data: CocoDataset, student: AnyDetector) -> None:
     """Raises WeightsError unless the detector knows the data set's classes and the student's anchors."""
     from frs.errors import WeightsError
 
@@ -73,7 +83,8 @@ def check_teacher(path: Path, detector: Detector, data: CocoDataset, student: Re
         )
     pairs = {
         "levels": (spec.levels, student.levels),
-        "anchors at a place": (spec.anchors_per_location, student.octaves * len(student.ratios)),
+        "as its finest stride": (spec.finest, student.finest),
+        "anchors at a place": (spec.anchors_per_location, student.anchors_per_location),
     }
     for key, (ours, theirs) in pairs.items():
         if ours != theirs:

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from pipeline.config import RetinaNetConfig, TrainConfig
+from pipeline.detectors import AnyDetector
 from pipeline.stage import Context, Metrics
-from stages.common import cache_folder, dataset, predict_split, spec, torch_predictor, write_json
+from pipeline.training import TrainConfig
+from stages.common import cache_folder, dataset, predict_split, shortest_edge, spec, torch_predictor, write_json
 
 if TYPE_CHECKING:
     from frs.data import CocoDataset
+    from frs.data.loader import TrainingLoader
     from frs.detectors import Detector
-    from frs.training import Device, Objective
+    from frs.training import Device, Objective, Recipe
 
 TRAINING_OUTPUTS = {"history": "history.json", "metrics": "metrics.jsonl", "tensorboard": "tensorboard"}
 """What `train_detector` writes besides the weights."""
@@ -26,18 +28,25 @@ def training_published(model: str) -> dict[str, str]:
     return {"metrics": f"{model}.metrics.jsonl", "tensorboard": f"{model}.tensorboard"}
 
 
-def new_detector(context: Context, config: RetinaNetConfig, data: CocoDataset) -> Detector:
-    """The detector with its initial weights: the seed's, and the backbone's where they are given."""
+def new_detector(context: Context, config: AnyDetector, data: CocoDataset) -> Detector:
+    """The detector with its initial weights, which are logged."""
+    detector, loaded = initial_detector(context, config, data)
+    if config.weights is not None:
+        context.progress.log(loaded)
+    return detector
+
+
+def initial_detector(context: Context, config: AnyDetector, data: CocoDataset) -> tuple[Detector, str]:
+    """The detector with its initial weights, the seed's and the backbone's where they are given; and which they are."""
     import torch
 
     from frs.detectors import build_detector, load_backbone_weights
 
     torch.manual_seed(context.config.seed)
     detector = build_detector(spec(config, data))
-    if config.weights is not None:
-        loaded = load_backbone_weights(detector, config.weights, cache_dir=cache_folder())
-        context.progress.log(f"backbone: {loaded}")
-    return detector
+    if config.weights is None:
+        return detector, f"{config.backbone}, from scratch"
+    return detector, f"backbone: {load_backbone_weights(detector, config.weights, cache_dir=cache_folder())}"
 
 
 def device(context: Context) -> Device:
@@ -58,36 +67,22 @@ def train_detector(
 
     make_objective: from the detector, the device and the number of steps.
     """
-    from frs.data.loader import TrainingLoader
-    from frs.data.transforms import Augment
     from frs.detectors import parameter_count, save_detector
-    from frs.training import Recipe, train
+    from frs.training import train
     from frs.training.metrics import FILE, TENSORBOARD
 
-    size, seed = context.config.input, context.config.seed
     where = device(context)
-    loader = TrainingLoader(
-        dataset(context, "train"),
-        height=size.height,
-        width=size.width,
-        batch=config.batch,
-        seed=seed,
-        augment=Augment(**config.augment.model_dump()),
-        drop_empty=config.drop_empty,
-        workers=config.workers,
-    )
-    fields = {"batch", "drop_empty", "augment", "workers"}
-    recipe = Recipe(seed=seed, **config.model_dump(exclude=fields))
+    loader = training_loader(context, config, where)
     steps = config.epochs * loader.steps_per_epoch
     objective = make_objective(detector, where, steps)
     history = train(
         objective,
         loader,
-        recipe,
+        recipe(context, config),
         where,
         scratch=context.scratch,
         watcher=context.progress,
-        evaluate=lambda: validation_ap(context, detector),
+        evaluate=lambda: validation_ap(context, detector, config),
     )
     detector.cpu()
     save_detector(context.outputs["weights"], detector)
@@ -103,9 +98,39 @@ def train_detector(
     }
 
 
-def validation_ap(context: Context, detector: Detector) -> float | None:
-    """AP on the validation split, with the reference decode."""
+def recipe(context: Context, config: TrainConfig) -> Recipe:
+    """How the configuration says that a detector is to be trained."""
+    from frs.training import Recipe
+
+    of_the_loader = {"batch", "drop_empty", "augment", "workers", "resize", "short_side", "long_side", "multiscale"}
+    return Recipe(seed=context.config.seed, **config.model_dump(exclude=of_the_loader))
+
+
+def training_loader(context: Context, config: TrainConfig, where: Device) -> TrainingLoader:
+    """The training's batches."""
+    from frs.data.loader import TrainingLoader
+    from frs.data.transforms import Augment
+
+    size = context.config.input
+    return TrainingLoader(
+        dataset(context, "train"),
+        height=size.height,
+        width=size.width,
+        batch=config.batch,
+        seed=context.config.seed,
+        augment=Augment(**config.augment.model_dump()),
+        drop_empty=config.drop_empty,
+        workers=config.workers,
+        shortest_edge=shortest_edge(config),
+        pin=where.kind == "cuda",
+    )
+
+
+def validation_ap(context: Context, detector: Detector, config: TrainConfig) -> float | None:
+    """AP on the validation split, with the reference decode, at the size that the training is for."""
     from frs.evaluation import evaluate
 
-    rows = predict_split(context, torch_predictor(context, detector, "reference"), context.config.validation.batch)
+    edge = shortest_edge(config)
+    predictor, batch = torch_predictor(context, detector, "reference"), context.config.validation.batch
+    rows = predict_split(context, predictor, batch, None if edge is None else edge.tested)
     return evaluate(context.inputs["val"], rows).AP

@@ -8,14 +8,25 @@ from frs.detectors.base import (
     multiply_accumulates,
     parameter_count,
 )
-from frs.detectors.build import build_detector
+from frs.detectors.build import build_detector, spec_of_family
+from frs.detectors.faster_rcnn import FasterRCNN, FasterRCNNSpec
+from frs.detectors.fcos import FCOS, FCOSSpec
+from frs.detectors.gfl import GFL, GFLSpec
 from frs.detectors.pretrained import load_backbone_weights
 from frs.detectors.retinanet import RetinaNet, RetinaNetSpec
+from frs.detectors.spec import DetectorSpec
 from frs.detectors.weights import load_detector, save_detector
 
 __all__ = [
+    "FCOS",
+    "GFL",
     "Candidates",
     "Detector",
+    "DetectorSpec",
+    "FCOSSpec",
+    "FasterRCNN",
+    "FasterRCNNSpec",
+    "GFLSpec",
     "HeadOutputs",
     "RetinaNet",
     "RetinaNetSpec",
@@ -26,4 +37,5 @@ __all__ = [
     "multiply_accumulates",
     "parameter_count",
     "save_detector",
+    "spec_of_family",
 ]

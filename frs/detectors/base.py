@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from frs.detectors.backbones import Backbone
 from frs.detectors.spec import DetectorSpec
 
 Outputs = TypeVar("Outputs", bound="HeadOutputs")
@@ -19,7 +21,8 @@ class HeadOutputs:
     """The raw answers of the head, one tensor a level; a family may add lists of its own.
 
     class_logits: (B, A*K, H, W), channel = anchor * K + class; box_regression: (B, A*4, H, W), channel = anchor * 4 +
-    coordinate.
+    coordinate; a family that codes boxes otherwise says so. Of a detector with proposals they are the RPN's: K is 1, and the
+    logits say how likely an object is.
     """
 
     class_logits: list[Tensor]
@@ -37,13 +40,25 @@ class Targets:
     """The annotated boxes of a batch, padded with zeros to G, the most that an image has.
 
     boxes: (B, G, 4) float32, xyxy in pixels of the input; labels: (B, G) int64, contiguous; valid: (B, G) bool, objects
-    to be found; ignore: (B, G) bool, crowd regions, in which an anchor is neither right nor wrong.
+    to be found; ignore: (B, G) bool, crowd regions, in which an anchor is neither right nor wrong; sizes: (B, 2) int64,
+    height and width of each image, top left in the input, beyond which is padding; None: all of the input is image.
     """
 
     boxes: Tensor
     labels: Tensor
     valid: Tensor
     ignore: Tensor
+    sizes: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Targets:
+        """The same with every tensor changed."""
+        return Targets(
+            boxes=change(self.boxes),
+            labels=change(self.labels),
+            valid=change(self.valid),
+            ignore=change(self.ignore),
+            sizes=None if self.sizes is None else change(self.sizes),
+        )
 
 
 @dataclass
@@ -59,16 +74,45 @@ class Candidates:
 
 
 class Detector(nn.Module, ABC):
-    """A detector whose parts can be asked one by one: distillation and export need no hooks and no second pass."""
+    """A detector whose parts can be asked one by one: distillation and export need no hooks and no second pass.
 
+    proposals: boxes of an image that a second stage looks at in `decode`; a family without one does not read it.
+    """
+
+    proposals: int = 300
     spec: DetectorSpec
-    backbone: nn.Module
+    backbone: Backbone
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """images: (B, 3, H, W) RGB in 0..255, of any type -> what `features` takes, in the parameters' type."""
-        return (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+    def __init__(self, spec: DetectorSpec) -> None:
+        super().__init__()
+        self.backbone = Backbone(
+            spec.backbone,
+            spec.backbone_options,
+            strides=spec.backbone_strides,
+            style=spec.backbone_style,
+            norm_eps=spec.norm_eps,
+        )
+        mean = spec.pixel_mean or tuple(255 * value for value in self.backbone.mean)
+        std = spec.pixel_std or tuple(255 * value for value in self.backbone.std)
+        self.spec = replace(spec, pixel_mean=mean, pixel_std=std)  # a saved file must not depend on timm's defaults
+        self.register_buffer("pixel_mean", torch.tensor(mean).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(std).reshape(1, 3, 1, 1), persistent=False)
+
+    def normalize(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """images: (B, 3, H, W) RGB in 0..255, of any type -> what `features` takes, in the parameters' type.
+
+        sizes: as `Targets.sizes`; what lies beyond becomes zero, as where mmdetection and torchvision pad.
+        """
+        if self.spec.channel_order == "bgr":
+            images = images.flip(1)
+        normalised = (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+        if sizes is None:
+            return normalised
+        rows = torch.arange(images.shape[2], device=images.device)[:, None] < sizes[:, 0, None, None]  # (B, H, 1)
+        columns = torch.arange(images.shape[3], device=images.device) < sizes[:, 1, None, None]  # (B, 1, W)
+        return normalised.masked_fill(~(rows & columns)[:, None], 0.0)
 
     @abstractmethod
     def features(self, images: Tensor) -> list[Tensor]:
@@ -104,7 +148,10 @@ class Detector(nn.Module, ABC):
         iou_threshold: float = 0.5,
         max_detections: int = 100,
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Boxes (D, 4), scores (D,) and labels (D,) of each image, after exact NMS."""
+        """Boxes (D, 4), scores (D,) and labels (D,) of each image, after exact NMS.
+
+        image_size: (height, width) that boxes are clipped to: of the input, or of its part that is no padding.
+        """
 
 
 def parameter_count(detector: nn.Module) -> int:
@@ -114,7 +161,8 @@ def parameter_count(detector: nn.Module) -> int:
 
 @torch.no_grad()
 def multiply_accumulates(detector: Detector, size: tuple[int, int]) -> int:
-    """Of all convolutions and linear layers for one image of (height, width), counted as they run."""
+    """Of all convolutions and linear layers for one image of (height, width), counted as they run up to the candidates: a
+    second stage counts for each of `detector.proposals`."""
     total = 0
 
     def count(module: nn.Module, _: Any, output: Tensor) -> None:
@@ -127,7 +175,8 @@ def multiply_accumulates(detector: Detector, size: tuple[int, int]) -> int:
     handles = [module.register_forward_hook(count) for module in detector.modules()]
     images = torch.zeros(1, 3, *size, device=detector.pixel_mean.device)
     try:
-        detector.head(detector.features(detector.normalize(images)))
+        features = detector.features(detector.normalize(images))
+        detector.decode(features, detector.head(features), candidates=1, image_size=size)
     finally:
         for handle in handles:
             handle.remove()

@@ -5,10 +5,26 @@ from __future__ import annotations
 import json
 
 from frs.detectors.base import Detector
+from frs.detectors.faster_rcnn import FasterRCNN, FasterRCNNSpec
+from frs.detectors.fcos import FCOS, FCOSSpec
+from frs.detectors.gfl import GFL, GFLSpec
 from frs.detectors.retinanet import RetinaNet, RetinaNetSpec
 from frs.detectors.spec import DetectorSpec
 
-_DETECTORS: dict[type[DetectorSpec], type[Detector]] = {RetinaNetSpec: RetinaNet}
+_DETECTORS: dict[type[DetectorSpec], type[Detector]] = {
+    RetinaNetSpec: RetinaNet,
+    FCOSSpec: FCOS,
+    GFLSpec: GFL,
+    FasterRCNNSpec: FasterRCNN,
+}
+
+
+def spec_of_family(family: str) -> type[DetectorSpec]:
+    """The spec's class. Raises ValueError for a family that is not known."""
+    for kind in _DETECTORS:
+        if kind.family == family:
+            return kind
+    raise ValueError(f"unknown detector family {family!r}")
 
 
 def build_detector(spec: DetectorSpec) -> Detector:
@@ -19,10 +35,6 @@ def build_detector(spec: DetectorSpec) -> Detector:
 def parse_spec(text: str) -> DetectorSpec:
     """The spec that `spec.to_json()` wrote. Raises ValueError for anything else."""
     try:
-        family = json.loads(text)["family"]
-        for kind in _DETECTORS:
-            if family == kind.family:
-                return kind.from_json(text)
+        return spec_of_family(json.loads(text)["family"]).from_json(text)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"no detector's description: {error}") from None
-    raise ValueError(f"unknown detector family {family!r}")

@@ -16,7 +16,8 @@ class DetectorSpec:
 
     fpn_channels, head_channels: widths (None: as the pyramid); levels: pyramid levels, of which the first has the stride
     `finest`; head_depth: convolutions in each tower; pixel_mean, pixel_std: for pixels in 0..255 (None: what the backbone
-    was trained with).
+    was trained with), in channel_order ("rgb" or "bgr": what the network is fed; images are RGB); backbone_style, norm_eps:
+    see `Backbone`.
     """
 
     family: ClassVar[str]
@@ -31,10 +32,18 @@ class DetectorSpec:
     head_depth: int = 4
     pixel_mean: tuple[float, ...] | None = None
     pixel_std: tuple[float, ...] | None = None
+    channel_order: str = "rgb"
+    backbone_style: str = "pytorch"
+    norm_eps: float | None = None
 
     @property
     def strides(self) -> tuple[int, ...]:
         return tuple(self.finest * 2**i for i in range(self.levels))
+
+    @property
+    def backbone_strides(self) -> tuple[int, ...]:
+        """Of the backbone's maps that the pyramid is built on."""
+        return tuple(stride for stride in (4, 8, 16, 32) if stride >= self.finest)
 
     @property
     def anchors_per_location(self) -> int:
@@ -64,7 +73,11 @@ class DetectorSpec:
             head_depth=(self.head_depth, 0, 8),
             classes=(len(self.classes), 1, 10_000),
         )
-        check_numbers("normalisation", (*(self.pixel_mean or ()), *(self.pixel_std or ())))
+        check_numbers("normalisation", (*(self.pixel_mean or ()), *(self.pixel_std or ()), self.norm_eps or 0.0))
+        check_choices(
+            channel_order=(self.channel_order, ("rgb", "bgr")),
+            backbone_style=(self.backbone_style, ("pytorch", "caffe")),
+        )
         names = (*self.classes, self.backbone)
         if not all(isinstance(name, str) for name in names) or not all(type(key) is int for key in self.category_ids):
             raise ValueError("classes and backbone must be names, category_ids integers")
@@ -87,3 +100,10 @@ def check_numbers(what: str, numbers: tuple[Any, ...]) -> None:
     """Raises ValueError for what is not a number from 0 to a million."""
     if not all(type(value) in (int, float) and 0 <= value < 1e6 for value in numbers):
         raise ValueError(f"{what}: got {numbers}, expected numbers")
+
+
+def check_choices(**choices: tuple[Any, tuple[str, ...]]) -> None:
+    """name=(value, allowed). Raises ValueError for a value that is not allowed."""
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ValueError(f"{name}: got {value!r}, expected {' or '.join(allowed)}")

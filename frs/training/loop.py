@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from frs.data.loader import Batch, TrainingLoader, worker_error
-from frs.detectors import Targets
 from frs.errors import TrainingError
 from frs.interrupts import signals_deferred
 from frs.training import checkpoint as checkpoints
@@ -89,6 +88,7 @@ def train(
             training.save()
         raise
     finally:
+        loader.close()
         training.metrics.close()
     if training.ema is not None:
         training.ema.swap()
@@ -287,8 +287,9 @@ class _Training:
 
 
 def _forward(objective: Objective, batch: Batch, step: int, device: Device, precision: str) -> Terms:
-    images = batch.images.to(device.torch_device, memory_format=torch.channels_last)
-    targets = Targets(**{name: tensor.to(device.torch_device) for name, tensor in vars(batch.targets).items()})
+    # Not waited for where the batch is pinned: what computes with them does.
+    images = batch.images.to(device.torch_device, non_blocking=True, memory_format=torch.channels_last)
+    targets = batch.targets.map(lambda tensor: tensor.to(device.torch_device, non_blocking=True))
     autocast = device.dtype(precision)
     with torch.autocast(device.kind, dtype=autocast, enabled=autocast is not None):
         terms: Terms = objective(images, targets, step)

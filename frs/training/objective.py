@@ -39,7 +39,8 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor, targets: Targets, step: int) -> Terms:
-        """images: (B, 3, H, W) uint8; step: optimiser steps taken so far, the same for all micro-batches of one."""
+        """images: (B, 3, H, W) uint8, padded beyond `targets.sizes`; step: optimiser steps taken so far, the same for all
+        micro-batches of one."""
 
 
 class DetectionObjective(Objective):
@@ -50,6 +51,6 @@ class DetectionObjective(Objective):
         self.detector = detector
 
     def forward(self, images: Tensor, targets: Targets, step: int) -> Terms:
-        features = self.detector.features(self.detector.normalize(images))
+        features = self.detector.features(self.detector.normalize(images, targets.sizes))
         parts = self.detector.loss(features, self.detector.head(features), targets)
         return Terms(torch.stack(list(parts.values())).sum(), parts)

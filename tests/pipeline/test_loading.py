@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from pipeline.config import Config
+from pipeline.detectors import RetinaNetConfig
 from pipeline.errors import ConfigError
 from pipeline.loading import load_config
 
@@ -30,6 +31,7 @@ def test_defaults_are_filled_in_and_survive_a_round_trip(tmp_path: Path) -> None
     again = tmp_path / "resolved.yaml"
     again.write_text(config.to_yaml())
     assert load_config(again) == config
+    assert isinstance(config.student.detector, RetinaNetConfig)
     assert config.student.detector.ratios == (0.5, 1.0, 2.0)
 
 
@@ -54,6 +56,11 @@ def test_all_faults_are_named_at_once_with_place_value_and_advice(tmp_path: Path
         ("teacher.detector.levels=4", "must agree: FRS compares the pyramids level by level"),
         ("student.detector.octaves=1", "must have the same anchors per location"),
         ("input.width=512", "quarter_turns needs input.height == input.width"),
+        ("student.train.short_side=[1400]", "long_side (1333) must not be less than short_side (1400)"),
+        ("student.train.multiscale=range", "multiscale: range needs short_side: [from, to], got [800]"),
+        ("student.train.resize=shortest_edge", "quarter_turns is for square inputs"),
+        ("teacher.train.short_side=[]", "teacher.train.short_side"),
+        ("validation.resize=shortest_edge", "student.train.resize is letterbox, at which the gain is measured"),
         ("export.candidates=50", "detections (100) must not exceed candidates (50)"),
         ("distill.alpha=.nan", "distill.alpha"),
         ("engine.target=orin", "engine.target: got 'orin'"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config import TrainConfig
+from pipeline.training import TrainConfig
 
 STEP = {"schedule": "step", "milestones": [8, 11]}
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFilter
-from torch import nn
+from torch import Tensor, nn
 
-from frs.detectors import Detector, HeadOutputs, RetinaNet, RetinaNetSpec, build_detector
+from frs.detectors import Detector, HeadOutputs, build_detector, spec_of_family
 from frs.edge.image import letterbox, to_nchw
 from frs.export.torch_predictor import TorchPredictor
 
@@ -36,19 +36,41 @@ def pictures(count: int, height: int, width: int, seed: int = 0) -> npt.NDArray[
     return to_nchw(images)
 
 
-def busy_detector(images: npt.NDArray[np.uint8], *, seed: int = 0, boxes: int = 50, **options: Any) -> Detector:
-    """Every parameter and buffer random, and so ready to fire that each of the images has that many detections."""
+SMALL: dict[str, Any] = {
+    "classes": CLASSES,
+    "category_ids": CATEGORY_IDS,
+    "backbone": "resnet18",
+    "backbone_options": {"channels": [16, 24, 32, 48], "stem_width": 16},
+    "fpn_channels": 32,
+    "levels": 4,
+    "head_depth": 1,
+}
+
+
+def busy_detector(
+    images: npt.NDArray[np.uint8], *, family: str = "retinanet", seed: int = 0, boxes: int = 50, **options: Any
+) -> Detector:
+    """Every parameter and buffer random, and so ready to fire that each of the images has that many detections.
+
+    For the families that have a `class_output` and a `box_output`.
+    """
     torch.manual_seed(seed)
-    defaults = {
-        "backbone": "resnet18",
-        "backbone_options": {"channels": [16, 24, 32, 48], "stem_width": 16},
-        "fpn_channels": 32,
-        "levels": 4,
-        "head_depth": 1,
-    }
-    detector = build_detector(RetinaNetSpec(CLASSES, CATEGORY_IDS, **{**defaults, **options})).eval()
+    detector: Any = build_detector(spec_of_family(family)(**{**SMALL, **options})).eval()
+    randomise(detector)
+    with torch.no_grad():
+        outputs = _outputs(detector.train(), images)  # the statistics of these images, as after a training
+        detector.eval()
+        scale_output(detector.class_output, outputs.class_logits, 1.0)
+        scale_output(detector.box_output, outputs.box_regression, 0.2)
+    fire(detector, detector.class_output, images, boxes)
+    built: Detector = detector
+    return built
+
+
+def randomise(detector: nn.Module) -> None:
+    """All parameters; the buffers of a BatchNorm become the statistics of the next batch in training mode."""
     for module in detector.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.normal_(module.weight, std=1 / math.sqrt(module.weight[0].numel()))
             if module.bias is not None:
                 nn.init.normal_(module.bias, std=0.1)
@@ -57,23 +79,23 @@ def busy_detector(images: npt.NDArray[np.uint8], *, seed: int = 0, boxes: int = 
             nn.init.normal_(module.bias, std=0.2)
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
-    assert isinstance(detector, RetinaNet)
-    with torch.no_grad():
-        outputs = _outputs(detector.train(), images)  # the statistics of these images, as after a training
-        detector.eval()
-        for layer, levels, spread in (
-            (detector.class_output, outputs.class_logits, 1.0),
-            (detector.box_output, outputs.box_regression, 0.2),
-        ):
-            layer.weight *= spread / torch.cat([level.flatten() for level in levels]).std()
-    bias = detector.class_output.bias
-    assert bias is not None
+
+
+@torch.no_grad()
+def scale_output(layer: nn.Conv2d, levels: list[Tensor], spread: float) -> None:
+    """So that what comes out of the layer has this standard deviation."""
+    layer.weight *= spread / torch.cat([level.flatten() for level in levels]).std()
+
+
+def fire(detector: Detector, layer: nn.Conv2d, images: npt.NDArray[np.uint8], boxes: int) -> None:
+    """Raise the bias of the class output until each image has that many detections."""
+    assert layer.bias is not None
     height, width = images.shape[2:]
     for value in range(-8, 6):
-        nn.init.constant_(bias, value)
+        nn.init.constant_(layer.bias, value)
         found = TorchPredictor(detector, height, width, decode="graph").predict(images)
         if min(map(len, found)) >= boxes:
-            return detector
+            return
     raise AssertionError(f"only {[len(each) for each in found]} boxes come out; take another seed")
 
 
