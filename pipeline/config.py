@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from pipeline.detectors import AnyDetector
 from pipeline.section import EdgeLength, Fraction, InputPath, Section, Side, Weight
+from pipeline.training import TrainConfig
 
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -49,99 +50,6 @@ class InputSize(Section):
 
     height: Side = Field(256, description="pixels, a multiple of 32")
     width: Side = Field(256, description="pixels, a multiple of 32")
-
-
-class AugmentConfig(Section):
-    """What a training does to its images; validation never does."""
-
-    flip_horizontal: bool = Field(True, description="mirror an image, left to right, one time in two")
-    flip_vertical: bool = Field(False, description="mirror an image, top to bottom, one time in two")
-    quarter_turns: bool = Field(False, description="turn by 0, 90, 180 or 270 degrees; for square inputs")
-    scale: tuple[float, float] | None = Field(
-        None, description="zoom by a factor between these, 0 < from <= to; null: none"
-    )
-    colour: Fraction = Field(0.0, description="brightness and contrast vary by up to this part")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> AugmentConfig:
-        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale must be [from, to] with 0 < from <= to, got {list(self.scale)}")
-        return self
-
-
-class TrainConfig(Section):
-    """AdamW with a one-cycle schedule; the last epoch's weights are the result."""
-
-    how = frozenset({"workers", "checkpoint_minutes", "devices", "nodes", "rendezvous"})
-
-    epochs: int = Field(12, ge=1, le=1000, description="passes over the training images")
-    batch: int = Field(
-        8, ge=1, le=1024, description="images of a step, over all devices; an epoch's last, smaller batch is left out"
-    )
-    lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate")
-    backbone_lr: float = Field(1.0, ge=0, le=10, description="factor on lr for the backbone; 0 freezes it")
-    weight_decay: float = Field(1e-2, ge=0, le=1, description="AdamW's, decoupled")
-    warmup: Fraction = Field(0.1, description="part of the steps in which lr rises to its peak")
-    clip: float | None = Field(10.0, gt=0, description="largest norm of the gradient; null: not clipped")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 autocast where the device computes it natively"
-    )
-    drop_empty: bool = Field(False, description="leave out images without an object (crowds do not count)")
-    resize: Literal["letterbox", "shortest_edge"] = Field(
-        "letterbox",
-        description="letterbox: images are brought to `input`, as on the device; shortest_edge: to `short_side` and "
-        "`long_side`, as in the papers, upright and lying ones in batches of their own, padded with zeros",
-    )
-    short_side: tuple[EdgeLength, ...] = Field(
-        (800,), min_length=1, description="shortest_edge: pixels of the shorter side; of several one is drawn"
-    )
-    multiscale: Literal["value", "range"] = Field(
-        "value",
-        description="shortest_edge: whether one of `short_side` is drawn, or any whole number from its least to its greatest",
-    )
-    long_side: EdgeLength = Field(1333, description="shortest_edge: most pixels of the longer side, which wins")
-    augment: AugmentConfig = Field(AugmentConfig(), description="changes to the images")
-    workers: int = Field(0, ge=0, le=64, description="loader processes; 0: in the training process; changes no result")
-    validate_every: int = Field(0, ge=0, description="epochs between measurements of AP; 0: none")
-    checkpoint_minutes: float = Field(
-        10.0,
-        gt=0,
-        description="minutes between checkpoints within an epoch; each epoch ends with one; changes no result",
-    )
-    devices: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
-        1,
-        description="GPUs of this machine that share a batch, a process each; auto: all that torch sees; on a CPU: processes; "
-        "changes no result but by rounding, and the statistics that BatchNorm takes of a part of the batch",
-    )
-    nodes: int = Field(1, ge=1, le=1024, description="machines that train together, each given the same command")
-    rendezvous: str | None = Field(
-        None, pattern=r"^\S+:\d{1,5}$", description="host:port of the first machine, where they meet; for nodes > 1"
-    )
-
-    @model_validator(mode="after")
-    def _shared_out(self) -> TrainConfig:
-        if self.nodes > 1 and self.rendezvous is None:
-            raise ValueError(
-                f"nodes is {self.nodes}, so rendezvous must say where they meet: host:port of the first one"
-            )
-        if self.devices != "auto" and self.batch % (self.devices * self.nodes):
-            raise ValueError(
-                f"batch ({self.batch}) must be a multiple of devices times nodes ({self.devices * self.nodes}), which share it"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _sides_agree(self) -> TrainConfig:
-        if self.long_side < max(self.short_side):
-            raise ValueError(
-                f"long_side ({self.long_side}) must not be less than short_side ({max(self.short_side)}), or that is never "
-                "reached"
-            )
-        if self.multiscale == "range" and len(self.short_side) != 2:
-            raise ValueError(f"multiscale: range needs short_side: [from, to], got {list(self.short_side)}")
-        if self.resize == "shortest_edge" and self.augment.quarter_turns:
-            raise ValueError("augment.quarter_turns is for square inputs; it cannot be had with resize: shortest_edge")
-        return self
 
 
 class PreflightConfig(Section):

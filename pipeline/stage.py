@@ -58,8 +58,8 @@ class Stage:
     reads: dotted config keys whose values (without paths) enter the fingerprint. version: raised when the code
     changes what the outputs mean. external: the files outside the store that it reads, by label, hashed by
     content. facts: what of the environment its result depends on. publish: output label -> plain name in the run
-    folder, where a copy is put. optional: outputs that this machine may be unable to make (an engine), and that no
-    other stage reads.
+    folder, where a copy is put. optional: outputs that may be missing, as this machine cannot make them (an engine)
+    or nobody asked for them, and that no other stage reads.
     """
 
     name: str

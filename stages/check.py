@@ -150,7 +150,8 @@ def _detectors(config: Config) -> Iterator[Finding]:
     """Build both, with the weights that are files; nothing is downloaded."""
     from frs.data import Category, CocoDataset
     from frs.detectors import build_detector, load_backbone_weights
-    from frs.errors import WeightsError
+    from frs.errors import TrainingError, WeightsError
+    from frs.training.freezing import first_stages
 
     any_class = CocoDataset(Path(), (), (Category(1, "object"),))
     for model, section in (("teacher", config.teacher), ("student", config.student)):
@@ -164,8 +165,9 @@ def _detectors(config: Config) -> Iterator[Finding]:
                 loaded = "imagenet, which timm downloads when the training starts, unless it has them already"
             if isinstance(weights, Path):
                 loaded = load_backbone_weights(detector, weights, cache_dir=cache_folder())
+            first_stages(detector.backbone, section.train.frozen_stages)
             yield Verdict.OK, f"{model}.detector", f"{section.detector.backbone}; weights: {loaded}"
-        except WeightsError as error:
+        except (WeightsError, TrainingError) as error:
             yield Verdict.FAULT, f"{model}.detector", str(error)
 
 

@@ -9,9 +9,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import Config, ExportConfig, TrainConfig, TreesData
+from pipeline.config import Config, ExportConfig, TreesData
 from pipeline.detectors import AnyDetector
 from pipeline.stage import Context
+from pipeline.training import TrainConfig
 
 if TYPE_CHECKING:
     from frs.data import CocoDataset, ShortestEdge

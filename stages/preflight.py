@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import Config, TrainConfig
+from pipeline.config import Config
 from pipeline.duration import seconds
 from pipeline.stage import Context, Metrics, Stage
+from pipeline.training import TrainConfig
 from stages import student, teacher
 from stages.common import DATA_INPUTS, dataset, selection, training_facts, write_json
 from stages.findings import Finding, Verdict, as_table
-from stages.training import device, initial_detector, training_loader
+from stages.training import device, initial_detector, recipe, training_loader
 
 if TYPE_CHECKING:
     from frs.data.loader import TrainingLoader
@@ -133,7 +134,7 @@ def _detection_probe(context: Context, config: TrainConfig, detector: Detector, 
     from frs.training import DetectionObjective
     from frs.training.preflight import probe
 
-    return probe(DetectionObjective(detector), _loader(context, config, where), where, config.precision)
+    return probe(DetectionObjective(detector), _loader(context, config, where), where, recipe(context, config))
 
 
 def _distillation_probe(context: Context, learner: Detector, ours: Detector, where: Device) -> Probe:
@@ -144,7 +145,7 @@ def _distillation_probe(context: Context, learner: Detector, ours: Detector, whe
     where.place(ours)
     objective = DistillationObjective(learner, ours, DistillationWeights(alpha=1.0, beta=1.0, warmup_steps=0))
     config = context.config.student.train
-    return probe(objective, _loader(context, config, where), where, config.precision)
+    return probe(objective, _loader(context, config, where), where, recipe(context, config))
 
 
 def _loader(context: Context, config: TrainConfig, where: Device) -> TrainingLoader:

@@ -8,7 +8,15 @@ from pathlib import Path
 from pipeline.config import Config
 from pipeline.stage import Context, Metrics, Stage
 from stages.common import DATA_INPUTS, dataset, external, training_facts, write_json
-from stages.training import in_ranks, is_writer, new_detector, train_detector
+from stages.training import (
+    TRAINING_OPTIONAL,
+    TRAINING_OUTPUTS,
+    in_ranks,
+    is_writer,
+    new_detector,
+    train_detector,
+    training_published,
+)
 
 
 def student_stage() -> Stage:
@@ -17,15 +25,16 @@ def student_stage() -> Stage:
         inputs={**DATA_INPUTS, "teacher": "teacher/weights"},
         outputs={
             "weights": "student.safetensors",
-            "history": "history.json",
             "distillation": "distillation.json",
+            **TRAINING_OUTPUTS,
         },
         reads=("student", "distill", "input", "seed"),
         version=2,
         run=_run_student,
         external=external_files,
         facts=training_facts,
-        publish={"weights": "student.safetensors"},
+        publish={"weights": "student.safetensors", **training_published("student")},
+        optional=TRAINING_OPTIONAL,
     )
 
 
@@ -33,13 +42,14 @@ def control_stage() -> Stage:
     return Stage(
         name="control",
         inputs=DATA_INPUTS,
-        outputs={"weights": "control.safetensors", "history": "history.json"},
+        outputs={"weights": "control.safetensors", **TRAINING_OUTPUTS},
         reads=("student", "input", "seed"),
         version=2,
         run=_run_control,
         external=external_files,
         facts=training_facts,
-        publish={"weights": "control.safetensors"},
+        publish={"weights": "control.safetensors", **training_published("control")},
+        optional=TRAINING_OPTIONAL,
     )
 
 

@@ -11,7 +11,14 @@ from pipeline.config import Config
 from pipeline.detectors import AnyDetector
 from pipeline.stage import Context, Metrics, Stage
 from stages.common import DATA_INPUTS, dataset, external, training_facts, write_json
-from stages.training import in_ranks, new_detector, train_detector
+from stages.training import (
+    TRAINING_OPTIONAL,
+    TRAINING_OUTPUTS,
+    in_ranks,
+    new_detector,
+    train_detector,
+    training_published,
+)
 
 if TYPE_CHECKING:
     from frs.data import CocoDataset
@@ -22,13 +29,14 @@ def stage() -> Stage:
     return Stage(
         name="teacher",
         inputs=DATA_INPUTS,
-        outputs={"weights": "teacher.safetensors", "history": "history.json"},
+        outputs={"weights": "teacher.safetensors", **TRAINING_OUTPUTS},
         reads=("teacher", "input", "seed"),
         version=2,
         run=_run,
         external=external_files,
         facts=training_facts,
-        publish={"weights": "teacher.safetensors"},
+        publish={"weights": "teacher.safetensors", **training_published("teacher")},
+        optional=TRAINING_OPTIONAL,
     )
 
 
@@ -70,6 +78,7 @@ def _take(context: Context, path: Path) -> Metrics:
     detector = given_teacher(context, path)
     shutil.copyfile(path, context.outputs["weights"])
     write_json(context.outputs["history"], [])
+    context.outputs["metrics"].touch()
     return {"params": parameter_count(detector), "given": path.name}
 
 

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import TrainConfig
 from pipeline.detectors import AnyDetector
 from pipeline.stage import Context, Metrics
+from pipeline.training import TrainConfig
 from stages.common import cache_folder, dataset, predict_split, shortest_edge, spec, torch_predictor, write_json
 
 if TYPE_CHECKING:
     from frs.data import CocoDataset
     from frs.data.loader import TrainingLoader
     from frs.detectors import Detector
-    from frs.training import Device, Objective
+    from frs.training import Device, Objective, Recipe
     from frs.training.rank import Rank
+
+TRAINING_OUTPUTS = {"history": "history.json", "metrics": "metrics.jsonl", "tensorboard": "tensorboard"}
+"""What `train_detector` writes besides the weights."""
+TRAINING_OPTIONAL = frozenset({"tensorboard"})
+
+
+def training_published(model: str) -> dict[str, str]:
+    """Of those, what the run folder shows, for `Stage.publish`."""
+    return {"metrics": f"{model}.metrics.jsonl", "tensorboard": f"{model}.tensorboard"}
 
 
 def in_ranks(context: Context, name: str, config: TrainConfig, work: Callable[[Context], Metrics]) -> Metrics:
@@ -89,20 +99,19 @@ def train_detector(
     config: TrainConfig,
     make_objective: Callable[[Detector, Device, int], Objective],
 ) -> tuple[Objective, Metrics]:
-    """Train, and write the outputs `weights` (safetensors) and `history` (JSON, one entry an epoch).
+    """Train, and write the outputs `weights` (safetensors), `history` (JSON, one entry an epoch) and `metrics` (JSON lines,
+    every `log_every` steps and each epoch), and if asked `tensorboard` (a folder).
 
     make_objective: from the detector, the device and the number of steps.
     """
     from frs.detectors import parameter_count, save_detector
     from frs.distributed import rank, world_size
-    from frs.training import Recipe, train
+    from frs.training import train
+    from frs.training.metrics import FILE, TENSORBOARD
     from frs.training.rank import Rank
 
     where = device(context)
     loader = training_loader(context, config, where, rank=rank(), ranks=world_size())
-    of_data = {"batch", "drop_empty", "augment", "workers", "resize", "short_side", "long_side", "multiscale"}
-    of_ranks = {"devices", "nodes", "rendezvous"}
-    recipe = Recipe(seed=context.config.seed, **config.model_dump(exclude=of_data | of_ranks))
     steps = config.epochs * loader.steps_per_epoch
     objective = make_objective(detector, where, steps)
     progress = context.progress
@@ -110,7 +119,7 @@ def train_detector(
     history = run(
         objective,
         loader,
-        recipe,
+        recipe(context, config),
         where,
         scratch=context.scratch,
         evaluate=lambda: validation_ap(context, detector, config),
@@ -119,6 +128,9 @@ def train_detector(
         detector.cpu()
         save_detector(context.outputs["weights"], detector)
         write_json(context.outputs["history"], [asdict(epoch) for epoch in history])
+        shutil.copyfile(context.scratch / FILE, context.outputs["metrics"])
+        if config.tensorboard:
+            shutil.copytree(context.scratch / TENSORBOARD, context.outputs["tensorboard"])
     return objective, {
         "params": parameter_count(detector),
         "epochs": config.epochs,
@@ -126,6 +138,15 @@ def train_detector(
         "ranks": world_size(),
         "final": history[-1].terms,
     }
+
+
+def recipe(context: Context, config: TrainConfig) -> Recipe:
+    """How the configuration says that a detector is to be trained."""
+    from frs.training import Recipe
+
+    of_the_loader = {"batch", "drop_empty", "augment", "workers", "resize", "short_side", "long_side", "multiscale"}
+    of_the_ranks = {"devices", "nodes", "rendezvous"}
+    return Recipe(seed=context.config.seed, **config.model_dump(exclude=of_the_loader | of_the_ranks))
 
 
 def training_loader(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,14 @@ class Batch:
     images: Tensor
     targets: Targets
     image_ids: tuple[int, ...]
+
+    def split(self, parts: int) -> list[Batch]:
+        """Into smaller ones of the same size each, in order; `parts` must divide the number of images."""
+        size = len(self.images) // parts
+        places = [slice(i, i + size) for i in range(0, len(self.images), size)]
+        return [
+            Batch(self.images[place], self.targets.map(itemgetter(place)), self.image_ids[place]) for place in places
+        ]
 
     def pin_memory(self) -> Batch:
         """In memory from which a GPU copies by itself; torch's loader calls it."""

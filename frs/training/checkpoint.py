@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +21,8 @@ _SHA256 = 32
 class Checkpoint:
     """The state after `step` optimiser steps.
 
-    objective, optimizer: state dicts; history: the epochs so far; sums, figures: the running sums and the last figures of
+    objective, optimizer, scaler: state dicts, the last of the loss's scale; ema: the running mean of the weights, if there
+    is one; history: the epochs so far; sums, figures, skipped: the running sums, the last figures and the skipped steps of
     the epoch that is under way. Order and augmentation of the data follow from the step alone, and so does every random
     layer.
     """
@@ -32,6 +33,9 @@ class Checkpoint:
     history: list[dict[str, Any]]
     sums: dict[str, float]
     figures: dict[str, float]
+    skipped: int = 0
+    scaler: dict[str, Any] = field(default_factory=dict)
+    ema: dict[str, Any] | None = None
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:

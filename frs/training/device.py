@@ -30,7 +30,9 @@ class Device:
         module.to(memory_format=torch.channels_last)
 
     def dtype(self, precision: str) -> torch.dtype | None:
-        """The autocast type of "auto", "fp32" or "bf16"; None stands for no autocast."""
+        """The autocast type of "auto", "fp32", "bf16" or "fp16"; None stands for no autocast."""
+        if precision == "fp16":
+            return torch.float16
         wanted = precision == "bf16" or (precision == "auto" and self.bf16)
         return torch.bfloat16 if wanted else None
 

@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -22,34 +23,23 @@ from frs.distributed import average_gradients, averaged, copy_of_first, gathered
 from frs.errors import TrainingError
 from frs.interrupts import signals_deferred
 from frs.training import checkpoint as checkpoints
+from frs.training.compiling import Compiled
 from frs.training.device import Device
-from frs.training.objective import Objective, Terms
+from frs.training.ema import RunningMean
+from frs.training.freezing import freeze, wake
+from frs.training.metrics import MetricsLog
+from frs.training.objective import Objective, Terms, mean
+from frs.training.optimiser import build_optimizer, learning_rate
+from frs.training.recipe import Recipe
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train.
-
-    lr: the peak of a one-cycle schedule (linear rise over `warmup`, a part of all steps, then a cosine to zero);
-    backbone_lr: factor on it for the backbone, 0 freezes it; clip: largest L2 norm of the gradient, or None;
-    precision: "auto", "fp32" or "bf16".
-    """
-
-    epochs: int
-    lr: float
-    seed: int = 0
-    backbone_lr: float = 1.0
-    weight_decay: float = 1e-2
-    warmup: float = 0.1
-    clip: float | None = 10.0
-    precision: str = "auto"
-    validate_every: int = 0
-    checkpoint_minutes: float = 10.0
+_SMALLEST_SCALE = 1.0
+"""Of the loss; where nothing is scaled, it is this. A gradient that overflows even so is not float16's fault."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is kept of an epoch: mean of every term, the weights in force, seconds, AP where it was measured."""
+    """What is kept of an epoch: mean of every term, the weights in force, seconds, AP where it was measured, and how many
+    steps were skipped because their gradient overflowed (fp16)."""
 
     epoch: int
     terms: dict[str, float]
@@ -57,6 +47,7 @@ class Epoch:
     seconds: float
     AP: float | None = None
     figures: dict[str, float] = field(default_factory=dict)
+    skipped: int = 0
 
 
 _OF_RANK = 2_654_435_761
@@ -84,9 +75,10 @@ def train(
     """Train `objective.detector` in place and return the epochs' history.
 
     `scratch` holds the checkpoints of an interrupted attempt at the same training, if there was one; it goes on from
-    there. SIGINT and SIGTERM wait for the end of a step, and what was reached is saved. `evaluate` returns the
-    detector's AP; it is called every `recipe.validate_every` epochs. Raises TrainingError when a term or the gradient is
-    not finite (`scratch/not_finite.json` then names the images), and when a process that loads images dies.
+    there. `scratch/metrics.jsonl` is written as `frs.training.metrics` says. SIGINT and SIGTERM wait for the end of a step,
+    and what was reached is saved. `evaluate` returns the detector's AP; it is called every `recipe.validate_every` epochs.
+    Raises TrainingError when a term or the gradient is not finite (`scratch/not_finite.json` then names the images), and
+    when a process that loads images dies.
     """
     training = _Training(objective, loader, recipe, device, scratch, watcher, evaluate)
     try:
@@ -102,26 +94,22 @@ def train(
         raise
     finally:
         loader.close()
+        training.metrics.close()
+    if training.ema is not None:
+        training.ema.swap()
     objective.eval()
     return training.state.history
 
 
-def one_cycle(step: int, total: int, warmup: float) -> float:
-    """The learning rate at `step` of `total`, as a part of its peak: linear from 1/25, then a cosine to 0."""
-    rising = max(1, round(total * warmup))
-    if step < rising:
-        return 0.04 + 0.96 * step / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
-
-
 @dataclass
 class _State:
-    """Where a training is; `sums` and `figures` are of the epoch under way."""
+    """Where a training is; `sums`, `figures` and `skipped` are of the epoch under way."""
 
     step: int = 0
     history: list[Epoch] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
+    skipped: int = 0
 
     def count(self, terms: Terms) -> None:
         self.step += 1
@@ -131,13 +119,14 @@ class _State:
 
     def end_epoch(self, epoch: Epoch) -> None:
         self.history.append(epoch)
-        self.sums = {}
+        self.sums, self.skipped = {}, 0
 
     @property
     def shown(self) -> dict[str, float]:
-        """The AP that was measured last, for the progress."""
+        """For the progress: the AP that was measured last, and how many steps were skipped so far, if any."""
         measured = [epoch.AP for epoch in self.history if epoch.AP is not None]
-        return {"AP": measured[-1]} if measured else {}
+        skipped = self.skipped + sum(epoch.skipped for epoch in self.history)
+        return ({"AP": measured[-1]} if measured else {}) | ({"skipped": skipped} if skipped else {})
 
 
 class _Training:
@@ -155,11 +144,18 @@ class _Training:
     ) -> None:
         device.place(objective)
         copy_of_first(objective)
-        _wake(objective, recipe)
+        freeze(objective, recipe)
+        wake(objective, recipe)
         self.objective, self.loader, self.recipe, self.device = objective, loader, recipe, device
         self.scratch, self.watcher, self.evaluate = scratch, watcher, evaluate
-        self.optimizer = _optimizer(objective, recipe)
+        self.optimizer = build_optimizer(objective, recipe)
+        self.ema = RunningMean(objective.detector, recipe.ema) if recipe.ema is not None else None
+        self.compiled = Compiled(objective.detector) if recipe.compile else None
+        self.scaler = torch.amp.GradScaler(device.kind, enabled=recipe.precision == "fp16")
         self.state = self._resume()
+        self.metrics = MetricsLog(
+            scratch, step=self.state.step, epochs=len(self.state.history), tensorboard=recipe.tensorboard
+        )
         self.saved_as = self._progress
         self.saved = self.epoch_started = time.monotonic()
 
@@ -169,12 +165,17 @@ class _Training:
         if state.sums and state.step % per_epoch == 0:  # stopped behind the last step of an epoch, before its end
             self._end_epoch()
         for step, batch in self._batches():
-            lr = recipe.lr * one_cycle(step, total, recipe.warmup)
+            lr = learning_rate(recipe, step, per_epoch)
             with signals_deferred():
-                state.count(self._step(step, batch, lr))
+                terms, norm = self._step(step, batch, lr)
+                state.count(terms)
+                if state.step % recipe.log_every == 0:
+                    losses = {name: float(value) for name, value in [("loss", terms.total), *terms.parts.items()]}
+                    place = {"epoch": step // per_epoch, "lr": lr, "gradient_norm": float(norm)}
+                    self.metrics.write("step", state.step, {**place, **losses, **terms.figures})
             in_epoch = step % per_epoch + 1
-            place = {"epoch": f"{step // per_epoch + 1}/{recipe.epochs}", "step": f"{state.step}/{total}"}
-            self.watcher.update(state.step, total, **place, loss=state.sums["loss"] / in_epoch, **state.shown)
+            shown = {"epoch": f"{step // per_epoch + 1}/{recipe.epochs}", "step": f"{state.step}/{total}"}
+            self.watcher.update(state.step, total, **shown, loss=state.sums["loss"] / in_epoch, **state.shown)
             if in_epoch == per_epoch:
                 self._end_epoch()
             elif time.monotonic() - self.saved > recipe.checkpoint_minutes * 60:
@@ -185,6 +186,7 @@ class _Training:
         if self._progress == self.saved_as:
             return
         with signals_deferred():
+            self.metrics.sync()
             if rank() == 0:  # all have the same
                 checkpoints.save(self.scratch, self._checkpoint())
             self.saved, self.saved_as = time.monotonic(), self._progress
@@ -198,6 +200,9 @@ class _Training:
             history=[asdict(epoch) for epoch in state.history],
             sums=state.sums,
             figures=state.figures,
+            skipped=state.skipped,
+            scaler=self.scaler.state_dict(),
+            ema=self.ema.mean if self.ema is not None else None,
         )
 
     @property
@@ -210,9 +215,13 @@ class _Training:
             return _State()
         self.objective.load_state_dict(found.objective)
         self.optimizer.load_state_dict(found.optimizer)
+        self.scaler.load_state_dict(found.scaler)
+        if self.ema is not None and found.ema is not None:
+            self.ema.load(found.ema)
         epoch = found.step // self.loader.steps_per_epoch + 1
         self.watcher.log(f"continuing at step {found.step} (epoch {epoch})")
-        return _State(found.step, [Epoch(**each) for each in found.history], found.sums, found.figures)
+        history = [Epoch(**each) for each in found.history]
+        return _State(found.step, history, found.sums, found.figures, found.skipped)
 
     def _batches(self) -> Iterator[tuple[int, Batch]]:
         per_epoch, start = self.loader.steps_per_epoch, self.state.step
@@ -221,22 +230,36 @@ class _Training:
             for offset, batch in enumerate(self.loader.epoch(epoch, first)):
                 yield epoch * per_epoch + first + offset, batch
 
-    def _step(self, step: int, batch: Batch, lr: float) -> Terms:
+    def _step(self, step: int, batch: Batch, lr: float) -> tuple[Terms, Tensor]:
+        """The terms of all ranks, and the norm of the gradient before it was clipped."""
         torch.manual_seed(self.recipe.seed * 1_000_003 + step + rank() * _OF_RANK)
-        terms = _forward(self.objective, batch, step, self.device, self.recipe.precision)
-        means = averaged(torch.stack([*terms.parts.values(), terms.total]).double())
-        values = dict(zip([*terms.parts, "total"], means.unbind(), strict=True))
-        self._check_finite(step, batch, values)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["factor"]
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(terms.total)
+        terms = mean([self._differentiate(step, part) for part in batch.split(self.recipe.accumulate)])
         average_gradients(self.objective)
+        self.scaler.unscale_(self.optimizer)
         clip = self.recipe.clip if self.recipe.clip is not None else math.inf
         norm = nn.utils.clip_grad_norm_(self.objective.parameters(), clip)
-        # Before it reaches the weights, and with them every later checkpoint.
-        self._check_finite(step, batch, {**values, "gradient": norm})
-        self.optimizer.step()
+        if self.scaler.get_scale() > _SMALLEST_SCALE:
+            self.state.skipped += int(not torch.isfinite(norm))  # the scaler leaves this step out, and halves the scale
+        else:
+            # Before it reaches the weights, and with them every later checkpoint.
+            self._check_finite(step, batch, {**terms.parts, "total": terms.total, "gradient": norm})
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema is not None:
+            self.ema.update(step + 1)
+        return terms, norm
+
+    def _differentiate(self, step: int, batch: Batch) -> Terms:
+        """Add a micro-batch's part of the gradient; its terms are those of all ranks."""
+        with self.compiled.in_force() if self.compiled is not None else nullcontext():
+            terms = _forward(self.objective, batch, step, self.device, self.recipe.precision)
+            means = averaged(torch.stack([*terms.parts.values(), terms.total]).double())
+            values = dict(zip([*terms.parts, "total"], means.unbind(), strict=True))
+            self._check_finite(step, batch, values)
+            torch.autograd.backward(self.scaler.scale(terms.total / self.recipe.accumulate))
         return replace(terms, total=values.pop("total"), parts=values)
 
     def _check_finite(self, step: int, batch: Batch, values: dict[str, Tensor]) -> None:
@@ -249,9 +272,10 @@ class _Training:
         if rank() == 0:
             self.scratch.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({"step": step, "figures": figures, "image_ids": image_ids}, indent=1) + "\n")
+        wider = "set train.precision to bf16 or fp32, " if self.recipe.precision == "fp16" else ""
         raise TrainingError(
-            f"step {step}: not finite: {', '.join(bad)}; lower train.lr, or look at the boxes of the batch's images, whose ids "
-            f"are in {path}. The training is saved up to step {of_first(lambda: self.saved_as[0])}"
+            f"step {step}: not finite: {', '.join(bad)}; {wider}lower train.lr, or look at the boxes of the batch's images, "
+            f"whose ids are in {path}. The training is saved up to step {of_first(lambda: self.saved_as[0])}"
         )
 
     def _end_epoch(self) -> None:
@@ -261,34 +285,19 @@ class _Training:
         if self.evaluate is not None and self.recipe.validate_every and (epoch + 1) % self.recipe.validate_every == 0:
             self.save()  # an interruption of the measurement does not cost the epoch
             self.objective.eval()
-            ap = self.evaluate()
-            _wake(self.objective, self.recipe)
+            with self.ema.in_force() if self.ema is not None else nullcontext():
+                ap = self.evaluate()
+            wake(self.objective, self.recipe)
         means = {name: value / per_epoch for name, value in self.state.sums.items()}
-        lr = self.recipe.lr * one_cycle(last, self.recipe.epochs * per_epoch, self.recipe.warmup)
+        lr = learning_rate(self.recipe, last, per_epoch)
         seconds = time.monotonic() - self.epoch_started
+        ended = Epoch(epoch, means, lr, seconds, ap, self.state.figures, self.state.skipped)
         with signals_deferred():
-            self.state.end_epoch(Epoch(epoch, means, lr, seconds, ap, self.state.figures))
+            self.state.end_epoch(ended)
+            line = asdict(ended)
+            self.metrics.write("epoch", last + 1, {**line.pop("terms"), **line.pop("figures"), **line})
         self.epoch_started = time.monotonic()
         self.save()
-
-
-def _optimizer(objective: Objective, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW; biases and normalisation parameters are not decayed, the backbone has its own learning rate."""
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    backbone = {id(p) for p in objective.detector.backbone.parameters()}
-    for parameter in objective.parameters():
-        factor = recipe.backbone_lr if id(parameter) in backbone else 1.0
-        if factor == 0.0:
-            parameter.requires_grad_(False)
-        if parameter.requires_grad:
-            groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "factor": factor, "weight_decay": recipe.weight_decay if decayed else 0.0}
-            for (factor, decayed), parameters in groups.items()
-        ],
-        lr=recipe.lr,
-    )
 
 
 def _forward(objective: Objective, batch: Batch, step: int, device: Device, precision: str) -> Terms:
@@ -299,10 +308,3 @@ def _forward(objective: Objective, batch: Batch, step: int, device: Device, prec
     with torch.autocast(device.kind, dtype=autocast, enabled=autocast is not None):
         terms: Terms = objective(images, targets, step)
     return terms
-
-
-def _wake(objective: Objective, recipe: Recipe) -> None:
-    """Training mode; a frozen backbone keeps its batch statistics too."""
-    objective.train()
-    if recipe.backbone_lr == 0.0:
-        objective.detector.backbone.eval()

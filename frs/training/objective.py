@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +25,13 @@ class Terms:
     figures: dict[str, float] = field(default_factory=dict)
 
 
+def mean(terms: Sequence[Terms]) -> Terms:
+    """Of the terms of several micro-batches, without gradient; the figures are the last one's."""
+    total = torch.stack([each.total.detach() for each in terms]).mean()
+    parts = {name: torch.stack([each.parts[name].detach() for each in terms]).mean() for name in terms[0].parts}
+    return Terms(total, parts, terms[-1].figures)
+
+
 class Objective(nn.Module, ABC):
     """Base: `detector` is what the training is for; whatever else is registered is trained beside it."""
 
@@ -31,7 +39,8 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor, targets: Targets, step: int) -> Terms:
-        """images: (B, 3, H, W) uint8, padded beyond `targets.sizes`; step: optimiser steps taken so far."""
+        """images: (B, 3, H, W) uint8, padded beyond `targets.sizes`; step: optimiser steps taken so far, the same for all
+        micro-batches of one."""
 
 
 class DetectionObjective(Objective):

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from frs.data.loader import Batch, TrainingLoader
 from frs.training.device import Device
+from frs.training.freezing import freeze, wake
 from frs.training.loop import _forward
 from frs.training.objective import Objective, Terms
+from frs.training.recipe import Recipe
 
 STEPS = 3
 """The first warms up, and the others are timed."""
@@ -54,9 +56,14 @@ class Probe:
         return found
 
 
-def probe(objective: Objective, loader: TrainingLoader, device: Device, precision: str) -> Probe:
-    """Take the training's first steps, with AdamW. The objective is changed, and of no further use."""
-    device.place(objective.train())
+def probe(objective: Objective, loader: TrainingLoader, device: Device, recipe: Recipe) -> Probe:
+    """Take the training's first steps, in its parts and precision, with AdamW, which needs most.
+
+    The objective is changed, and of no further use. Raises TrainingError for what the recipe cannot freeze.
+    """
+    device.place(objective)
+    freeze(objective, recipe)
+    wake(objective, recipe)
     if device.kind == "cuda":
         torch.cuda.reset_peak_memory_stats()
     optimizer = torch.optim.AdamW((p for p in objective.parameters() if p.requires_grad), lr=1e-6)
@@ -65,12 +72,13 @@ def probe(objective: Objective, loader: TrainingLoader, device: Device, precisio
     ended = []
     for step, batch in enumerate(_first(loader)):
         torch.manual_seed(step)
-        answer = _forward(objective, batch, step, device, precision)
-        if step == 0:
-            terms = {name: float(value.detach()) for name, value in answer.parts.items()}
-            reach = _reach(objective, answer)
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(answer.total)
+        for part in batch.split(recipe.accumulate):
+            answer = _forward(objective, part, step, device, recipe.precision)
+            if not terms:
+                terms = {name: float(value.detach()) for name, value in answer.parts.items()}
+                reach = _reach(objective, answer)
+            torch.autograd.backward(answer.total / recipe.accumulate)
         optimizer.step()
         if device.kind == "cuda":
             torch.cuda.synchronize()

@@ -25,8 +25,9 @@ from frs.data.loader import TrainingLoader
 from frs.distributed import local_rank, rank
 from frs.errors import FrsError
 from frs.training.device import Device
-from frs.training.loop import Epoch, Recipe, train
+from frs.training.loop import Epoch, train
 from frs.training.objective import Objective
+from frs.training.recipe import Recipe
 
 T = TypeVar("T")
 

@@ -126,8 +126,11 @@ def test_paths_are_relative_to_the_file_and_stay_out_of_sections(tmp_path: Path)
 def test_how_the_work_is_done_is_no_part_of_a_section(tmp_path: Path) -> None:
     path = write(tmp_path)
     before = load_config(path).section("teacher")
-    how: tuple[str, ...] = ("teacher.train.workers=3", "teacher.train.checkpoint_minutes=2", "teacher.train.devices=2")
-    how += ("teacher.train.nodes=2", "teacher.train.rendezvous=trainer-0:29500")
+    how = (
+        *("teacher.train.workers=3", "teacher.train.checkpoint_minutes=2", "teacher.train.devices=2"),
+        *("teacher.train.nodes=2", "teacher.train.rendezvous=trainer-0:29500"),
+        *("teacher.train.log_every=2", "teacher.train.tensorboard=true"),
+    )
     assert load_config(path, how).section("teacher") == before
     same_name = load_config(path, ("teacher.detector.backbone_options.workers=3",))
     assert same_name.section("teacher") != before

@@ -38,6 +38,7 @@ def test_what_a_person_takes_away_lies_in_the_run_folder(finished: Path) -> None
         assert {
             f"{model}{suffix}" for suffix in (".onnx", ".fp16.onnx", ".plan", ".fp16.plan", ".safetensors")
         } <= names
+    assert {f"{model}.metrics.jsonl" for model in ("teacher", "control", "student")} <= names
     assert {
         "report.json",
         "report.md",

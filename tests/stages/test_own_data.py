@@ -109,6 +109,14 @@ def test_check_names_weights_that_are_not_there(mine: Path) -> None:
     assert "gone.safetensors: no such file" in done.stdout
 
 
+def test_check_names_a_backbone_that_has_no_stages_to_freeze(mine: Path) -> None:
+    lite = ["--set", "student.detector={backbone: tf_efficientnet_lite0}"]
+    frozen = ["--set", "student.train.frozen_stages=1"]
+    done = frs_pipeline("check", "mine.yaml", *lite, *frozen, cwd=mine, check=False)
+    assert done.returncode == 1
+    assert "FAULT    student.detector: train.frozen_stages is 1, but the backbone tf_efficientnet_lite0" in done.stdout
+
+
 def test_predict_refuses_what_is_not_ours_in_one_paragraph(mine: Path) -> None:
     (mine / "some.onnx").write_text("no ONNX file")
     done = frs_pipeline("predict", "some.onnx", "train/images/1.png", cwd=mine, check=False)

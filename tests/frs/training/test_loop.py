@@ -12,7 +12,7 @@ from frs.data.loader import TrainingLoader
 from frs.data.transforms import Augment
 from frs.detectors import RetinaNetSpec, build_detector
 from frs.training import DetectionObjective, Device, Epoch, Recipe, train
-from frs.training.loop import one_cycle
+from frs.training.optimiser import one_cycle
 
 CPU = Device("cpu", 1, bf16=False)
 AUGMENT = Augment(flip_horizontal=True, flip_vertical=True, quarter_turns=True, scale=(0.8, 1.25), colour=0.2)

@@ -11,10 +11,11 @@ from frs.data.loader import TrainingLoader
 from frs.data.transforms import Augment
 from frs.detectors import RetinaNet, RetinaNetSpec, build_detector
 from frs.distill.objective import DistillationObjective, DistillationWeights
-from frs.training import DetectionObjective, Device
+from frs.training import DetectionObjective, Device, Recipe
 from frs.training.preflight import probe
 
 CPU = Device("cpu", 1, bf16=False)
+PLAIN = Recipe(epochs=1, lr=1e-3, precision="fp32")
 NEEDED = {"frs_features": ("detector", "adapters"), "frs_classes": ("detector",)}
 
 
@@ -41,7 +42,7 @@ def test_a_sound_step_has_terms_and_gradients_that_are_the_objectives_own(
     other(batch.images, batch.targets, 0).parts["frs_features"].backward()
     norm = sum(float(p.grad.square().sum()) for p in other.adapters.parameters() if p.grad is not None) ** 0.5
 
-    found = probe(objective, loader(rectangles), CPU, "fp32")
+    found = probe(objective, loader(rectangles), CPU, PLAIN)
 
     assert found.terms == pytest.approx({name: float(value.detach()) for name, value in terms.parts.items()}, rel=1e-4)
     assert found.reach["frs_features"]["adapters"] == pytest.approx(norm, rel=1e-4)
@@ -53,15 +54,32 @@ def test_a_sound_step_has_terms_and_gradients_that_are_the_objectives_own(
 
 def test_a_data_set_of_one_batch_is_gone_through_again(rectangles: CocoDataset, small: RetinaNetSpec) -> None:
     assert loader(rectangles, 12).steps_per_epoch == 1
-    found = probe(DetectionObjective(build_detector(small)), loader(rectangles, 12), CPU, "fp32")
+    found = probe(DetectionObjective(build_detector(small)), loader(rectangles, 12), CPU, PLAIN)
     assert set(found.reach) == {"classification", "box"}
+
+
+def test_a_batch_in_parts_and_frozen_stages_are_tried_as_they_will_be(
+    rectangles: CocoDataset, small: RetinaNetSpec
+) -> None:
+    torch.manual_seed(0)
+    objective = DetectionObjective(build_detector(small))
+    torch.manual_seed(0)
+    byhand = DetectionObjective(build_detector(small)).train()
+    for module in (byhand.detector.backbone.body.conv1, byhand.detector.backbone.body.bn1):
+        module.eval()
+    byhand.detector.backbone.body.layer1.eval()
+    part = next(iter(loader(rectangles).epoch(0))).split(2)[0]
+    expected = {name: float(value.detach()) for name, value in byhand(part.images, part.targets, 0).parts.items()}
+    found = probe(objective, loader(rectangles), CPU, replace(PLAIN, accumulate=2, frozen_stages=1))
+    assert found.terms == pytest.approx(expected, rel=1e-4)
+    assert not any(parameter.requires_grad for parameter in objective.detector.backbone.body.layer1.parameters())
 
 
 def test_a_teacher_that_sees_nothing_rich_is_found(rectangles: CocoDataset, small: RetinaNetSpec) -> None:
     objective, teacher = distillation(small)
     assert teacher.class_output.bias is not None
     nn.init.constant_(teacher.class_output.bias, -1e4)  # every score is exactly 0
-    faults = "\n".join(probe(objective, loader(rectangles), CPU, "fp32").faults(NEEDED))
+    faults = "\n".join(probe(objective, loader(rectangles), CPU, PLAIN).faults(NEEDED))
     assert "the term frs_features is 0: nothing would be learnt" in faults
     assert "the gradient of frs_features at the adapters is 0" in faults
 
@@ -69,12 +87,12 @@ def test_a_teacher_that_sees_nothing_rich_is_found(rectangles: CocoDataset, smal
 def test_a_teacher_with_a_broken_weight_is_found(rectangles: CocoDataset, small: RetinaNetSpec) -> None:
     objective, teacher = distillation(small)
     nn.init.constant_(teacher.fpn.output[0].weight, float("nan"))  # type: ignore[arg-type]
-    faults = probe(objective, loader(rectangles), CPU, "fp32").faults(NEEDED)
+    faults = probe(objective, loader(rectangles), CPU, PLAIN).faults(NEEDED)
     assert any(fault.startswith("the term frs_features is nan") for fault in faults)
 
 
 def test_adapters_that_learn_nothing_are_found(rectangles: CocoDataset, small: RetinaNetSpec) -> None:
     objective, _ = distillation(small)
     objective.adapters.requires_grad_(False)
-    faults = probe(objective, loader(rectangles), CPU, "fp32").faults(NEEDED)
+    faults = probe(objective, loader(rectangles), CPU, PLAIN).faults(NEEDED)
     assert faults == ["the gradient of frs_features at the adapters is 0.0: it would teach it nothing"]
