@@ -7,13 +7,13 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from frs.data.loader import Batch, TrainingLoader
+from frs.data.loader import Batch, TrainingLoader, worker_error
 from frs.training.device import Device
 from frs.training.freezing import freeze, wake
 from frs.training.loop import _forward
@@ -83,15 +83,23 @@ def probe(objective: Objective, loader: TrainingLoader, device: Device, recipe: 
         if device.kind == "cuda":
             torch.cuda.synchronize()
         ended.append(time.monotonic())
-    loader.close()
     seconds = min(b - a for a, b in itertools.pairwise(ended))
     return Probe(terms, reach, seconds, _peak_memory(device), loader.steps_per_epoch)
 
 
-def _first(loader: TrainingLoader) -> Iterable[Batch]:
-    """The training's first batches, over and over where it has fewer."""
+def _first(loader: TrainingLoader) -> Iterator[Batch]:
+    """The training's first batches, over and over where it has fewer. Raises TrainingError when a process that loads images
+    dies or starves."""
     epochs = (loader.epoch(epoch) for epoch in itertools.count())
-    return itertools.islice(itertools.chain.from_iterable(epochs), STEPS)
+    try:
+        yield from itertools.islice(itertools.chain.from_iterable(epochs), STEPS)
+    except RuntimeError as error:
+        explained = worker_error(error)
+        if explained is None:
+            raise
+        raise explained from None
+    finally:
+        loader.close()
 
 
 def _reach(objective: Objective, answer: Terms) -> dict[str, dict[str, float]]:

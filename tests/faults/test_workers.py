@@ -80,8 +80,8 @@ def test_a_full_shared_memory_is_an_error_that_names_it(tmp_path: Path, undistur
     failed = subprocess.run([*small, *command(*WORKERS)], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert failed.returncode == 1, failed.stderr
     assert failed.stderr.endswith(
-        "frs-pipeline: stage teacher: the shared memory (/dev/shm) through which train.workers hand over their images is full; "
-        "lower train.workers (0 needs none), or give the container more (--shm-size=2g); the same command continues\n"
+        "frs-pipeline: stage preflight: the shared memory (/dev/shm) through which train.workers hand over their images is "
+        "full; lower train.workers (0 needs none), or give the container more (--shm-size=2g); the same command continues\n"
     )
     assert "Traceback" not in failed.stderr
     run(tmp_path, *WORKERS)

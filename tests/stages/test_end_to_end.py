@@ -203,7 +203,8 @@ def test_a_second_run_does_no_work(workplace: Path, finished: Path) -> None:
 def test_an_export_option_reruns_from_the_export_on(workplace: Path) -> None:
     done = frs_pipeline("plan", SMALL, "--set", "export.rounds=8", cwd=workplace)
     actions = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if line}
-    assert {name for name, action in actions.items() if action == "reuse"} == {"data", "teacher", "control", "student"}
+    kept = {"data", "preflight", "teacher", "control", "student"}
+    assert {name for name, action in actions.items() if action == "reuse"} == kept
     assert actions["export"] == "run"
     assert "config export.rounds: 16 -> 8" in done.stdout
 
@@ -212,7 +213,7 @@ def test_changed_gates_rerun_the_report_alone_and_fail_the_run(workplace: Path, 
     shutil.copytree(workplace / "runs", tmp_path / "runs")
     done = frs_pipeline("run", SMALL, "--set", "gates.min_gain=99", cwd=tmp_path, check=False)
     assert done.returncode == 3
-    assert done.stdout.count("reused") == 8
+    assert done.stdout.count("reused") == 9
     assert "gain" in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "runs" / "small" / "report.md").exists()
