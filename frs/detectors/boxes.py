@@ -41,11 +41,13 @@ def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
     return torch.cat([shift, torch.log(size / anchor_size)], dim=-1)
 
 
-def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
-    """The inverse of `encode`; dw and dh are clamped to plus and minus log(1000 / 16)."""
+def decode(deltas: Tensor, anchors: Tensor, *, clamp_below: bool = True) -> Tensor:
+    """The inverse of `encode`; dw and dh are clamped to plus and, unless clamp_below is false (torchvision), minus
+    log(1000 / 16)."""
     anchor_size = anchors[..., 2:] - anchors[..., :2]
     centre = (anchors[..., :2] + anchors[..., 2:]) / 2 + deltas[..., :2] * anchor_size
-    half = torch.exp(deltas[..., 2:].clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE)) * anchor_size / 2
+    scale = deltas[..., 2:].clamp(-MAX_LOG_SCALE if clamp_below else None, MAX_LOG_SCALE)
+    half = torch.exp(scale) * anchor_size / 2
     return torch.cat([centre - half, centre + half], dim=-1)
 
 

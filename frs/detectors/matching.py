@@ -25,31 +25,47 @@ class Matches:
     box: Tensor
 
     def positives(self) -> Tensor:
-        """() float32: positive anchors of the batch over all ranks, at least one; what the losses are divided by."""
-        return normaliser(self.positive.sum())
+        """() float32: positive anchors of the batch over all ranks, at least one an image; what mmdetection's losses are
+        divided by."""
+        return normaliser(self.positive.sum(dim=1).clamp(min=1).sum())
 
 
 @torch.no_grad()
-def match(anchors: Tensor, targets: Targets, *, positive_iou: float = 0.5, negative_iou: float = 0.4) -> Matches:
-    """anchors: (N, 4) xyxy.
+def match(
+    anchors: Tensor,
+    targets: Targets,
+    *,
+    positive_iou: float = 0.5,
+    negative_iou: float = 0.4,
+    least_iou: float = 0.0,
+    conventions: str = "mmdet",
+) -> Matches:
+    """anchors: (N, 4) or, of each image its own, (B, N, 4) xyxy.
 
-    Positive: an IoU of at least `positive_iou` with an object, or no anchor overlaps an object more (ties included).
-    Negative: below `negative_iou` with every object. An object is the one that the anchor overlaps most.
+    Positive: an IoU of at least `positive_iou` with an object, or no anchor overlaps an object more (ties included) and by
+    at least `least_iou` (mmdetection's min_pos_iou; infinity: never); an object that no anchor touches has none, where both
+    libraries would take all that miss it. Negative: below `negative_iou` with every object. An anchor's object is the one
+    that it overlaps most, but with conventions "mmdet" (MaxIoUAssigner) one whose best anchor it is, of several the last;
+    with "torchvision" (Matcher) not.
     """
     batch, count = targets.boxes.shape[:2]
     if count == 0:
-        everything = torch.ones(batch, len(anchors), dtype=torch.bool, device=anchors.device)
+        everything = torch.ones(batch, anchors.shape[-2], dtype=torch.bool, device=anchors.device)
         return Matches(~everything, everything, torch.zeros_like(everything, dtype=torch.int64))
     overlap = iou(targets.boxes, anchors)  # (B, G, N)
     overlap = overlap.masked_fill(~targets.valid[..., None], -1.0)
     best, box = overlap.max(dim=1)  # (B, N)
     most = overlap.amax(dim=2, keepdim=True)  # (B, G, 1)
-    best_of_object = ((overlap == most) & (most > 0)).any(dim=1)
-    positive = (best >= positive_iou) | best_of_object
+    best_of = (overlap == most) & (most > 0) & (most >= least_iou)  # (B, G, N): the object's best anchors
+    best_of_any = best_of.any(dim=1)
+    if conventions == "mmdet":
+        number = torch.arange(count, dtype=torch.int32, device=anchors.device)[:, None]
+        box = torch.where(best_of_any, (best_of * number).amax(dim=1).long(), box)
+    positive = (best >= positive_iou) | best_of_any
     negative = (best < negative_iou) & ~positive
     if bool(targets.ignore.any()):
         crowd = targets.boxes * targets.ignore[..., None]
-        covered = (intersection(crowd, anchors) / area(anchors)).amax(dim=1) > CROWD_COVER
+        covered = (intersection(crowd, anchors) / area(anchors)[..., None, :]).amax(dim=1) > CROWD_COVER
         negative = negative & ~covered
         positive = positive & ~covered
     return Matches(positive, negative, box * positive)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def targets(boxes: list[Tensor], crowds: list[int] | None = None) -> Targets:
 @pytest.mark.parametrize("seed", range(8))
 def test_matching_is_torchvisions(seed: int) -> None:
     images = [random_boxes(1 + seed * 3, seed, 90), random_boxes(2, seed + 100, 60)]
-    found = match(ANCHORS, targets(images))
+    found = match(ANCHORS, targets(images), conventions="torchvision")
     matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
     for i, boxes in enumerate(images):
         overlap = box_iou(boxes, ANCHORS)
@@ -47,6 +48,41 @@ def test_matching_is_torchvisions(seed: int) -> None:
         assert torch.equal(found.negative[i], expected == Matcher.BELOW_LOW_THRESHOLD)
         # A revived anchor keeps the object that it overlaps most, as torchvision's does.
         assert torch.equal(found.box[i][positive], touched[expected[positive]])
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("least", [0.0, 0.3])
+def test_matching_is_mmdetections_rule_written_out(seed: int, least: float) -> None:
+    images = [random_boxes(1 + seed * 3, seed, 90), random_boxes(2, seed + 100, 60)]
+    found = match(ANCHORS, targets(images), least_iou=least)
+    for i, boxes in enumerate(images):
+        overlap = box_iou(boxes, ANCHORS).numpy()
+        # MaxIoUAssigner: -1 undecided, 0 background, then objects counted from 1, each taking its best anchors in turn.
+        assigned = np.where(overlap.max(axis=0) < 0.4, 0, -1)
+        assigned = np.where(overlap.max(axis=0) >= 0.5, overlap.argmax(axis=0) + 1, assigned)
+        for number, row in enumerate(overlap):
+            if row.max() > 0 and row.max() >= least:
+                assigned[row == row.max()] = number + 1
+        assert np.array_equal(found.positive[i], assigned > 0)
+        assert np.array_equal(found.negative[i], assigned == 0)
+        assert np.array_equal(found.box[i][assigned > 0], assigned[assigned > 0] - 1)
+
+
+def test_a_later_object_takes_its_best_anchor_from_one_that_overlaps_it_more() -> None:
+    anchor = torch.tensor([[0.0, 0, 10, 10]])
+    boxes = torch.tensor([[0.0, 0, 10, 9], [0, 0, 10, 6]])  # IoU 0.9 and 0.6
+    assert int(match(anchor, targets([boxes])).box) == 1
+    assert int(match(anchor, targets([boxes]), conventions="torchvision").box) == 0
+
+
+def test_anchors_of_each_image_its_own() -> None:
+    boxes = [random_boxes(3, 1, 90), random_boxes(2, 2, 60)]
+    other = ANCHORS + 5
+    both = match(torch.stack([ANCHORS, other]), targets(boxes, [1, 1]))
+    for i, anchors in enumerate((ANCHORS, other)):
+        alone = match(anchors, targets(boxes, [1, 1]))
+        for name in ("positive", "negative", "box"):
+            assert torch.equal(getattr(both, name)[i], getattr(alone, name)[i])
 
 
 def test_padding_is_nobodys_object() -> None:
