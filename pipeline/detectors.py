@@ -69,6 +69,9 @@ class GFLConfig(DetectorConfig):
     """GFL: one anchor a place, its sides as distributions. Strides as RetinaNet's."""
 
     family: Literal["gfl"] = Field(description="the kind of detector")
+    reg_max: int = Field(
+        16, ge=1, le=64, description="greatest distance of a box's side from its place, in strides of the level"
+    )
 
 
 class FasterRCNNConfig(DetectorConfig):

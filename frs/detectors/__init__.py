@@ -9,15 +9,18 @@ from frs.detectors.base import (
     parameter_count,
 )
 from frs.detectors.build import build_detector, spec_of_family
+from frs.detectors.gfl import GFL, GFLSpec
 from frs.detectors.pretrained import load_backbone_weights
 from frs.detectors.retinanet import RetinaNet, RetinaNetSpec
 from frs.detectors.spec import DetectorSpec
 from frs.detectors.weights import load_detector, save_detector
 
 __all__ = [
+    "GFL",
     "Candidates",
     "Detector",
     "DetectorSpec",
+    "GFLSpec",
     "HeadOutputs",
     "RetinaNet",
     "RetinaNetSpec",

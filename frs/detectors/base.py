@@ -20,7 +20,7 @@ class HeadOutputs:
     """The raw answers of the head, one tensor a level; a family may add lists of its own.
 
     class_logits: (B, A*K, H, W), channel = anchor * K + class; box_regression: (B, A*4, H, W), channel = anchor * 4 +
-    coordinate.
+    coordinate; a family that codes boxes otherwise says so.
     """
 
     class_logits: list[Tensor]

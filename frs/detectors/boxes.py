@@ -41,12 +41,13 @@ def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
     return torch.cat([shift, torch.log(size / anchor_size)], dim=-1)
 
 
-def decode(deltas: Tensor, anchors: Tensor, *, clamp_below: bool = True) -> Tensor:
-    """The inverse of `encode`; dw and dh are clamped to plus and, unless clamp_below is false (torchvision), minus
-    log(1000 / 16)."""
+def decode(deltas: Tensor, anchors: Tensor, *, bounded_below: bool = True) -> Tensor:
+    """The inverse of `encode`; dw and dh are at most log(1000 / 16), and at least minus that if bounded_below."""
     anchor_size = anchors[..., 2:] - anchors[..., :2]
     centre = (anchors[..., :2] + anchors[..., 2:]) / 2 + deltas[..., :2] * anchor_size
-    scale = deltas[..., 2:].clamp(-MAX_LOG_SCALE if clamp_below else None, MAX_LOG_SCALE)
+    scale = deltas[..., 2:].clamp(max=MAX_LOG_SCALE)
+    if bounded_below:
+        scale = scale.clamp(min=-MAX_LOG_SCALE)
     half = torch.exp(scale) * anchor_size / 2
     return torch.cat([centre - half, centre + half], dim=-1)
 

@@ -37,35 +37,46 @@ def match(
     *,
     positive_iou: float = 0.5,
     negative_iou: float = 0.4,
-    least_iou: float = 0.0,
-    conventions: str = "mmdet",
+    best_iou: float | None = 0.0,
+    last_best_wins: bool = False,
 ) -> Matches:
-    """anchors: (N, 4) or, of each image its own, (B, N, 4) xyxy.
+    """anchors: (N, 4), or (B, N, 4) where each image has its own; xyxy.
 
-    Positive: an IoU of at least `positive_iou` with an object, or no anchor overlaps an object more (ties included) and by
-    at least `least_iou` (mmdetection's min_pos_iou; infinity: never); an object that no anchor touches has none, where both
-    libraries would take all that miss it. Negative: below `negative_iou` with every object. An anchor's object is the one
-    that it overlaps most, but with conventions "mmdet" (MaxIoUAssigner) one whose best anchor it is, of several the last;
-    with "torchvision" (Matcher) not.
+    Positive: an IoU of at least `positive_iou` with an object, or no anchor overlaps an object more (ties included) and that
+    IoU is at least `best_iou`; None: the first alone. An object that no anchor touches is found by none, where mmdetection
+    and torchvision give it all that miss it. Negative: below `negative_iou` with every object. An object is the one that
+    the anchor overlaps most; last_best_wins: where an anchor is the best of objects, the last of those, as mmdetection
+    assigns it.
     """
     batch, count = targets.boxes.shape[:2]
     if count == 0:
-        everything = torch.ones(batch, anchors.shape[-2], dtype=torch.bool, device=anchors.device)
-        return Matches(~everything, everything, torch.zeros_like(everything, dtype=torch.int64))
+        return nothing_to_find(batch, anchors)
     overlap = iou(targets.boxes, anchors)  # (B, G, N)
     overlap = overlap.masked_fill(~targets.valid[..., None], -1.0)
     best, box = overlap.max(dim=1)  # (B, N)
-    most = overlap.amax(dim=2, keepdim=True)  # (B, G, 1)
-    best_of = (overlap == most) & (most > 0) & (most >= least_iou)  # (B, G, N): the object's best anchors
-    best_of_any = best_of.any(dim=1)
-    if conventions == "mmdet":
-        number = torch.arange(count, dtype=torch.int32, device=anchors.device)[:, None]
-        box = torch.where(best_of_any, (best_of * number).amax(dim=1).long(), box)
-    positive = (best >= positive_iou) | best_of_any
+    positive = best >= positive_iou
+    if best_iou is not None:
+        most = overlap.amax(dim=2, keepdim=True)  # (B, G, 1)
+        best_of_object = (overlap == most) & (most > 0) & (most >= best_iou)
+        positive = positive | best_of_object.any(dim=1)
+        if last_best_wins:
+            number = torch.arange(1, count + 1, dtype=torch.int32, device=box.device)[:, None]
+            last = (best_of_object * number).amax(dim=1).long()
+            box = torch.where(last > 0, last - 1, box)
     negative = (best < negative_iou) & ~positive
     if bool(targets.ignore.any()):
-        crowd = targets.boxes * targets.ignore[..., None]
-        covered = (intersection(crowd, anchors) / area(anchors)[..., None, :]).amax(dim=1) > CROWD_COVER
-        negative = negative & ~covered
-        positive = positive & ~covered
+        free = ~in_crowd(anchors, targets)
+        positive, negative = positive & free, negative & free
     return Matches(positive, negative, box * positive)
+
+
+def nothing_to_find(batch: int, anchors: Tensor) -> Matches:
+    """Of a batch without a box: all anchors, (N, 4) or (B, N, 4), are negative."""
+    everything = torch.ones(batch, anchors.shape[-2], dtype=torch.bool, device=anchors.device)
+    return Matches(~everything, everything, torch.zeros_like(everything, dtype=torch.int64))
+
+
+def in_crowd(anchors: Tensor, targets: Targets) -> Tensor:
+    """(B, N) bool: whether more than `CROWD_COVER` of the anchor, of (N, 4) or (B, N, 4), lies in a crowd region."""
+    crowd = targets.boxes * targets.ignore[..., None]
+    return (intersection(crowd, anchors) / area(anchors)[..., None, :]).amax(dim=1) > CROWD_COVER

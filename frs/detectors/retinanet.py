@@ -101,7 +101,7 @@ class RetinaNet(Detector):
         anchors = self._anchors(outputs.class_logits).to(targets.boxes.device)  # (N, 4)
         logits = flatten(outputs.class_logits, len(self.spec.classes))  # (B, N, K)
         deltas = flatten(outputs.box_regression, 4)  # (B, N, 4)
-        matches = match(anchors, targets, conventions=self.spec.conventions)
+        matches = match(anchors, targets, last_best_wins=self.spec.conventions == "mmdet")
         share = self._share(matches)  # (B,)
 
         image, anchor = matches.positive.nonzero(as_tuple=True)
@@ -174,7 +174,7 @@ class RetinaNet(Detector):
         return found
 
     def _decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
-        return decode(deltas, anchors, clamp_below=self.spec.conventions == "mmdet")
+        return decode(deltas, anchors, bounded_below=self.spec.conventions == "mmdet")
 
     def _anchors(self, levels: list[Tensor]) -> Tensor:
         """(N, 4) for feature maps of these sizes."""

@@ -49,7 +49,7 @@ def test_a_wild_prediction_stays_finite() -> None:
 
 def test_torchvisions_coder_lets_boxes_shrink() -> None:
     anchor, deltas = torch.tensor([[0.0, 0, 16, 16]]), torch.tensor([[0.0, 0, 900, -9]])
-    found = boxes.decode(deltas, anchor, clamp_below=False)
+    found = boxes.decode(deltas, anchor, bounded_below=False)
     torch.testing.assert_close(found, BoxCoder((1.0, 1.0, 1.0, 1.0)).decode_single(deltas, anchor))
     assert float(found[0, 3] - found[0, 1]) < 0.01
 

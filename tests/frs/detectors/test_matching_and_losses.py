@@ -36,7 +36,7 @@ def targets(boxes: list[Tensor], crowds: list[int] | None = None) -> Targets:
 @pytest.mark.parametrize("seed", range(8))
 def test_matching_is_torchvisions(seed: int) -> None:
     images = [random_boxes(1 + seed * 3, seed, 90), random_boxes(2, seed + 100, 60)]
-    found = match(ANCHORS, targets(images), conventions="torchvision")
+    found = match(ANCHORS, targets(images))
     matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
     for i, boxes in enumerate(images):
         overlap = box_iou(boxes, ANCHORS)
@@ -54,7 +54,7 @@ def test_matching_is_torchvisions(seed: int) -> None:
 @pytest.mark.parametrize("least", [0.0, 0.3])
 def test_matching_is_mmdetections_rule_written_out(seed: int, least: float) -> None:
     images = [random_boxes(1 + seed * 3, seed, 90), random_boxes(2, seed + 100, 60)]
-    found = match(ANCHORS, targets(images), least_iou=least)
+    found = match(ANCHORS, targets(images), best_iou=least, last_best_wins=True)
     for i, boxes in enumerate(images):
         overlap = box_iou(boxes, ANCHORS).numpy()
         # MaxIoUAssigner: -1 undecided, 0 background, then objects counted from 1, each taking its best anchors in turn.
@@ -71,8 +71,8 @@ def test_matching_is_mmdetections_rule_written_out(seed: int, least: float) -> N
 def test_a_later_object_takes_its_best_anchor_from_one_that_overlaps_it_more() -> None:
     anchor = torch.tensor([[0.0, 0, 10, 10]])
     boxes = torch.tensor([[0.0, 0, 10, 9], [0, 0, 10, 6]])  # IoU 0.9 and 0.6
-    assert int(match(anchor, targets([boxes])).box) == 1
-    assert int(match(anchor, targets([boxes]), conventions="torchvision").box) == 0
+    assert int(match(anchor, targets([boxes]), last_best_wins=True).box) == 1
+    assert int(match(anchor, targets([boxes])).box) == 0
 
 
 def test_anchors_of_each_image_its_own() -> None:
