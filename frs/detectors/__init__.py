@@ -11,6 +11,7 @@ from frs.detectors.base import (
 from frs.detectors.build import build_detector, spec_of_family
 from frs.detectors.gfl import GFL, GFLSpec
 from frs.detectors.pretrained import load_backbone_weights
+from frs.detectors.published import from_torchvision, with_classes
 from frs.detectors.retinanet import RetinaNet, RetinaNetSpec
 from frs.detectors.spec import DetectorSpec
 from frs.detectors.weights import load_detector, save_detector
@@ -26,10 +27,12 @@ __all__ = [
     "RetinaNetSpec",
     "Targets",
     "build_detector",
+    "from_torchvision",
     "load_backbone_weights",
     "load_detector",
     "multiply_accumulates",
     "parameter_count",
     "save_detector",
     "spec_of_family",
+    "with_classes",
 ]
