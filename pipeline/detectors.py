@@ -63,6 +63,34 @@ class FCOSConfig(DetectorConfig):
     """FCOS: no anchors; a box is the distances from a place to its sides. Strides as RetinaNet's."""
 
     family: Literal["fcos"] = Field(description="the kind of detector")
+    conventions: Literal["mmdet", "torchvision"] = Field(
+        "mmdet",
+        description="whose points, assignment, losses and scores are followed, and what null means in the keys below",
+    )
+    head_norm: Literal["none", "group"] = Field("group", description="normalisation in the towers; group: GroupNorm")
+    p6_source: Literal["c5", "p5"] = Field("p5", description="what P6 is made of: the backbone's last map, or P5")
+    relu_before_p7: bool = Field(True, description="a ReLU between P6 and P7")
+    tower_bias: bool | None = Field(
+        None, description="biases in the towers' convolutions; null: where there is no norm (torchvision: always)"
+    )
+    centerness_on: Literal["class", "regression"] | None = Field(
+        None, description="the tower that centerness stands on; null: class (torchvision: regression)"
+    )
+    box_activation: Literal["exp", "scaled_relu", "relu"] | None = Field(
+        None,
+        description="from the regression to distances, the first two with a learned scale a level: exp in pixels, the "
+        "others in strides; null: exp (torchvision: relu)",
+    )
+    box_loss: Literal["iou", "giou"] | None = Field(
+        None, description="-log IoU, or 1 - GIoU; null: iou (torchvision: giou)"
+    )
+    center_sampling: float | None = Field(
+        None,
+        ge=0,
+        lt=1e6,
+        description="how far from its object's centre a positive point may be, in strides; 0: anywhere inside; null: 0 "
+        "(torchvision: 1.5)",
+    )
 
 
 class GFLConfig(DetectorConfig):

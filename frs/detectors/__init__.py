@@ -9,6 +9,7 @@ from frs.detectors.base import (
     parameter_count,
 )
 from frs.detectors.build import build_detector, spec_of_family
+from frs.detectors.fcos import FCOS, FCOSSpec
 from frs.detectors.gfl import GFL, GFLSpec
 from frs.detectors.pretrained import load_backbone_weights
 from frs.detectors.published import from_torchvision, with_classes
@@ -17,10 +18,12 @@ from frs.detectors.spec import DetectorSpec
 from frs.detectors.weights import load_detector, save_detector
 
 __all__ = [
+    "FCOS",
     "GFL",
     "Candidates",
     "Detector",
     "DetectorSpec",
+    "FCOSSpec",
     "GFLSpec",
     "HeadOutputs",
     "RetinaNet",
