@@ -128,6 +128,12 @@ class ExportConfig(Section):
     )
     batch: int | None = Field(1, ge=1, le=256, description="images of a call; null: left open in the graph")
     candidates: int = Field(300, ge=1, le=3840, description="K, the boxes of an image that enter NMS")
+    proposals: int = Field(
+        300,
+        ge=1,
+        le=2000,
+        description="P, the proposals that a faster_rcnn's second stage looks at; the other families have none",
+    )
     rounds: int = Field(16, ge=1, le=64, description="R, rounds of Cluster-NMS")
     detections: int = Field(100, ge=1, le=1000, description="most boxes of an image; not more than `candidates`")
     score_threshold: Fraction = Field(0.05, description="boxes with a lower score are left out")

@@ -103,11 +103,33 @@ class GFLConfig(DetectorConfig):
 
 
 class FasterRCNNConfig(DetectorConfig):
-    """Faster R-CNN: proposals, and a second stage that looks at each."""
+    """Faster R-CNN: proposals, and a second stage that looks at each. The backbone has strides 4, 8, 16 and 32."""
 
     finest: ClassVar[int] = 4
+    anchor_keys: ClassVar[str] = "ratios"
 
     family: Literal["faster_rcnn"] = Field(description="the kind of detector")
+    levels: int = Field(5, ge=4, le=5, description="pyramid levels, from P2 (stride 4) upwards; P6 is P5, thinned out")
+    head_channels: int | None = Field(None, ge=8, le=1024, description="width of the RPN; null: the pyramid's")
+    head_depth: int = Field(1, ge=0, le=8, description="3x3 convolutions of the RPN")
+    conventions: Literal["mmdet", "torchvision"] = Field(
+        "mmdet", description="whose arithmetic is followed: anchors, assignment, losses, RoIAlign, selection of boxes"
+    )
+    fpn_norm: Literal["none", "batch"] = Field(
+        "none", description="normalisation in the pyramid; batch: BatchNorm, as in torchvision's second version"
+    )
+    anchor_scale: float = Field(8.0, gt=0, description="side of a level's anchor, in strides")
+    ratios: tuple[Ratio, ...] = Field((0.5, 1.0, 2.0), min_length=1, description="anchor shapes, height over width")
+    box_head: Literal["fc", "conv"] = Field(
+        "fc",
+        description="second stage: two fully connected layers, or (conv, torchvision's second version) four 3x3 convolutions "
+        "with BatchNorm and one",
+    )
+    roi_channels: int = Field(1024, ge=8, le=4096, description="width of the second stage's fully connected layers")
+
+    @property
+    def anchors_per_location(self) -> int:
+        return len(self.ratios)
 
 
 def _with_family(value: Any) -> Any:

@@ -89,7 +89,8 @@ def torch_predictor(context: Context, detector: Detector, decode: str) -> Predic
 
 def selection(config: ExportConfig) -> dict[str, Any]:
     """How boxes are chosen, in every file and in torch, as keyword arguments."""
-    return config.model_dump(include={"candidates", "rounds", "detections", "score_threshold", "iou_threshold"})
+    keys = {"candidates", "proposals", "rounds", "detections", "score_threshold", "iou_threshold"}
+    return config.model_dump(include=keys)
 
 
 def version_of(*distributions: str) -> str | None:

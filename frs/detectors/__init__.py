@@ -9,6 +9,7 @@ from frs.detectors.base import (
     parameter_count,
 )
 from frs.detectors.build import build_detector, spec_of_family
+from frs.detectors.faster_rcnn import FasterRCNN, FasterRCNNSpec
 from frs.detectors.fcos import FCOS, FCOSSpec
 from frs.detectors.gfl import GFL, GFLSpec
 from frs.detectors.pretrained import load_backbone_weights
@@ -24,6 +25,8 @@ __all__ = [
     "Detector",
     "DetectorSpec",
     "FCOSSpec",
+    "FasterRCNN",
+    "FasterRCNNSpec",
     "GFLSpec",
     "HeadOutputs",
     "RetinaNet",

@@ -20,7 +20,8 @@ class HeadOutputs:
     """The raw answers of the head, one tensor a level; a family may add lists of its own.
 
     class_logits: (B, A*K, H, W), channel = anchor * K + class; box_regression: (B, A*4, H, W), channel = anchor * 4 +
-    coordinate; a family that codes boxes otherwise says so.
+    coordinate; a family that codes boxes otherwise says so. Of a detector with proposals they are the RPN's: K is 1, and the
+    logits say how likely an object is.
     """
 
     class_logits: list[Tensor]
@@ -60,8 +61,12 @@ class Candidates:
 
 
 class Detector(nn.Module, ABC):
-    """A detector whose parts can be asked one by one: distillation and export need no hooks and no second pass."""
+    """A detector whose parts can be asked one by one: distillation and export need no hooks and no second pass.
 
+    proposals: boxes of an image that a second stage looks at in `decode`; a family without one does not read it.
+    """
+
+    proposals: int = 300
     spec: DetectorSpec
     backbone: Backbone
     pixel_mean: Tensor
@@ -132,7 +137,8 @@ def parameter_count(detector: nn.Module) -> int:
 
 @torch.no_grad()
 def multiply_accumulates(detector: Detector, size: tuple[int, int]) -> int:
-    """Of all convolutions and linear layers for one image of (height, width), counted as they run."""
+    """Of all convolutions and linear layers for one image of (height, width), counted as they run up to the candidates: a
+    second stage counts for each of `detector.proposals`."""
     total = 0
 
     def count(module: nn.Module, _: Any, output: Tensor) -> None:
@@ -145,7 +151,8 @@ def multiply_accumulates(detector: Detector, size: tuple[int, int]) -> int:
     handles = [module.register_forward_hook(count) for module in detector.modules()]
     images = torch.zeros(1, 3, *size, device=detector.pixel_mean.device)
     try:
-        detector.head(detector.features(detector.normalize(images)))
+        features = detector.features(detector.normalize(images))
+        detector.decode(features, detector.head(features), candidates=1, image_size=size)
     finally:
         for handle in handles:
             handle.remove()

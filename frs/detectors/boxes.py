@@ -45,10 +45,8 @@ def decode(deltas: Tensor, anchors: Tensor, *, bounded_below: bool = True) -> Te
     """The inverse of `encode`; dw and dh are at most log(1000 / 16), and at least minus that if bounded_below."""
     anchor_size = anchors[..., 2:] - anchors[..., :2]
     centre = (anchors[..., :2] + anchors[..., 2:]) / 2 + deltas[..., :2] * anchor_size
-    scale = deltas[..., 2:].clamp(max=MAX_LOG_SCALE)
-    if bounded_below:
-        scale = scale.clamp(min=-MAX_LOG_SCALE)
-    half = torch.exp(scale) * anchor_size / 2
+    log_scale = deltas[..., 2:].clamp(-MAX_LOG_SCALE if bounded_below else None, MAX_LOG_SCALE)
+    half = torch.exp(log_scale) * anchor_size / 2
     return torch.cat([centre - half, centre + half], dim=-1)
 
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 
 from frs.detectors.base import Detector
+from frs.detectors.faster_rcnn import FasterRCNN, FasterRCNNSpec
 from frs.detectors.fcos import FCOS, FCOSSpec
 from frs.detectors.gfl import GFL, GFLSpec
 from frs.detectors.retinanet import RetinaNet, RetinaNetSpec
 from frs.detectors.spec import DetectorSpec
 
-_DETECTORS: dict[type[DetectorSpec], type[Detector]] = {RetinaNetSpec: RetinaNet, FCOSSpec: FCOS, GFLSpec: GFL}
+_DETECTORS: dict[type[DetectorSpec], type[Detector]] = {
+    RetinaNetSpec: RetinaNet,
+    FCOSSpec: FCOS,
+    GFLSpec: GFL,
+    FasterRCNNSpec: FasterRCNN,
+}
 
 
 def spec_of_family(family: str) -> type[DetectorSpec]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss, smooth_l1_loss
 
 
 def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -15,3 +15,10 @@ def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: f
     wrong = probability + targets - 2 * probability * targets  # 1 - p_t
     balance = 1 - alpha + (2 * alpha - 1) * targets  # alpha_t
     return balance * wrong**gamma * entropy
+
+
+def box_distance(deltas: Tensor, wanted: Tensor, *, smooth: bool) -> Tensor:
+    """L1 between coded boxes of any shape, element by element; smooth: a parabola below 1/9 (torchvision's Faster R-CNN)."""
+    if smooth:
+        return smooth_l1_loss(deltas, wanted, beta=1 / 9, reduction="none")
+    return l1_loss(deltas, wanted, reduction="none")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from frs.detectors.base import Detector
 from frs.detectors.boxes import area
-from frs.export.cluster_nms import cluster_nms
+from frs.detectors.cluster_nms import cluster_nms
 
 
 class Selection(nn.Module):
@@ -36,8 +36,8 @@ class Selection(nn.Module):
 class DeployedDetector(nn.Module):
     """A detector as it is exported; the one that is handed in is copied, not changed.
 
-    candidates: K, what enters NMS; rounds: R of Cluster-NMS; half: trunk and head in float16, weights and activations,
-    with normalisation, decoding and NMS in float32.
+    candidates: K, what enters NMS; proposals: what a second stage looks at, where there is one; rounds: R of Cluster-NMS;
+    half: trunk and heads in float16, weights and activations, with normalisation, decoding and NMS in float32.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class DeployedDetector(nn.Module):
         detector: Detector,
         *,
         candidates: int = 300,
+        proposals: int = 300,
         rounds: int = 16,
         detections: int = 100,
         score_threshold: float = 0.05,
@@ -58,6 +59,7 @@ class DeployedDetector(nn.Module):
             mean, std = self.detector.pixel_mean, self.detector.pixel_std
             self.detector.half()
             self.detector.pixel_mean, self.detector.pixel_std = mean, std
+        self.detector.proposals = proposals
         self.candidates = candidates
         self.selection = Selection(rounds, detections, score_threshold, iou_threshold)
         self.eval().requires_grad_(False)

@@ -49,6 +49,7 @@ def export_onnx(
     batch: int | None = 1,
     precision: str = "fp32",
     candidates: int = 300,
+    proposals: int = 300,
     rounds: int = 16,
     detections: int = 100,
     score_threshold: float = 0.05,
@@ -64,6 +65,7 @@ def export_onnx(
     graph = DeployedDetector(
         detector,
         candidates=candidates,
+        proposals=proposals,
         rounds=rounds,
         detections=detections,
         score_threshold=score_threshold,

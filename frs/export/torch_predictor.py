@@ -28,6 +28,7 @@ class TorchPredictor:
         *,
         decode: str = "reference",
         candidates: int = 300,
+        proposals: int = 300,
         rounds: int = 16,
         detections: int = 100,
         score_threshold: float = 0.05,
@@ -47,6 +48,7 @@ class TorchPredictor:
             self.graph = DeployedDetector(
                 detector,
                 candidates=candidates,
+                proposals=proposals,
                 rounds=rounds,
                 detections=detections,
                 score_threshold=score_threshold,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
-from frs.export.cluster_nms import cluster_nms
+from frs.detectors.cluster_nms import cluster_nms
 
 
 def greedy(boxes: Tensor, labels: Tensor, threshold: float) -> set[int]:

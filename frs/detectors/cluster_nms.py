@@ -19,15 +19,16 @@ from torch import Tensor
 from frs.detectors.boxes import iou
 
 
-def cluster_nms(boxes: Tensor, labels: Tensor, *, iou_threshold: float, rounds: int) -> Tensor:
+def cluster_nms(boxes: Tensor, labels: Tensor | None, *, iou_threshold: float, rounds: int) -> Tensor:
     """Which candidates survive: (B, K) float32, 1 or 0.
 
     boxes: (B, K, 4) float32, xyxy, in descending order of score; labels: (B, K), only boxes of one class suppress each
-    other, where their IoU is greater than the threshold.
+    other, where their IoU is greater than the threshold; None: all are of one class.
     """
-    same = labels[:, :, None] == labels[:, None, :]
-    overlaps = ((iou(boxes, boxes) > iou_threshold) & same).float()
-    suppresses = overlaps.triu(1)  # (B, K, K): the better one, row i, suppresses column j
+    overlaps = iou(boxes, boxes) > iou_threshold
+    if labels is not None:
+        overlaps = overlaps & (labels[:, :, None] == labels[:, None, :])
+    suppresses = overlaps.float().triu(1)  # (B, K, K): the better one, row i, suppresses column j
     keep = torch.ones_like(boxes[:, None, :, 0])  # (B, 1, K)
     for _ in range(rounds):
         # A sum of zeros and ones is 0 where their maximum is, and a product of matrices is the faster of the two.
