@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from frs.detectors.base import Detector
 from frs.detectors.build import build_detector
@@ -16,6 +17,8 @@ _SHOWN = 8
 
 def with_classes(detector: Detector, names: Sequence[str], category_ids: Sequence[int]) -> Detector:
     """A detector of these classes, in this order, with the outputs that the given one has for them; evaluation mode.
+
+    A softmax over fewer classes (Faster R-CNN's second stage) gives each a higher score than before.
 
     Raises WeightsError where one of the names is not among the detector's classes, or is there twice.
     """
@@ -29,13 +32,21 @@ def with_classes(detector: Detector, names: Sequence[str], category_ids: Sequenc
     spec = replace(detector.spec, classes=tuple(names), category_ids=tuple(category_ids))
     chosen = build_detector(spec)
     columns = torch.tensor([known.index(name) for name in names])
-    state = detector.state_dict()
+    state = {name: tensor.cpu() for name, tensor in detector.state_dict().items()}
     for name, tensor in chosen.state_dict().items():
-        source = state[name]
-        if name.startswith("class_output."):  # channel = anchor * K + class
-            source = source.unflatten(0, (-1, len(known)))[:, columns.to(source.device)].flatten(0, 1)
-        tensor.copy_(source)
+        tensor.copy_(_rows(name, state[name], columns, len(known)))
     return chosen.eval()
+
+
+def _rows(name: str, tensor: Tensor, columns: Tensor, known: int) -> Tensor:
+    """Those of the classes, where the first dimension of the tensor has to do with classes."""
+    if name.startswith("class_output."):  # a dense head: anchor * K + class
+        return tensor.unflatten(0, (-1, known))[:, columns].flatten(0, 1)
+    if name.startswith("roi_head.class_output."):  # class, the last is the background
+        return tensor[torch.cat([columns, torch.tensor([known])])]
+    if name.startswith("roi_head.box_output."):  # class * 4 + coordinate
+        return tensor.unflatten(0, (known, 4))[columns].flatten(0, 1)
+    return tensor
 
 
 def _some(names: Sequence[str]) -> str:

@@ -108,16 +108,16 @@ class Tower:
 
     depth: int
     channels: int
-    norm: str
+    normed: bool
     bias: bool
     names: Mapping[str, str]
 
 
 def read_tower(checkpoint: Checkpoint, prefix: str, ours: str) -> Tower:
     """Raises WeightsError where there is no convolution under that prefix."""
-    modules = checkpoint.modules(prefix)
-    convolutions = [name for name in modules if checkpoint.state[f"{name}.weight"].ndim == 4]
-    norms = [name for name in modules if name not in convolutions]
+    dimensions = {name: checkpoint.state[f"{name}.weight"].ndim for name in checkpoint.modules(prefix)}
+    convolutions = [name for name, count in dimensions.items() if count == 4]
+    norms = [name for name, count in dimensions.items() if count == 1]
     if not convolutions:
         raise WeightsError(f"{checkpoint.source}: there are no convolutions {prefix}*, so this is no whole detector")
     step = 3 if norms else 2
@@ -126,7 +126,7 @@ def read_tower(checkpoint: Checkpoint, prefix: str, ours: str) -> Tower:
     return Tower(
         depth=len(convolutions),
         channels=checkpoint.shape(f"{convolutions[0]}.weight")[0],
-        norm="group" if norms else "none",
+        normed=bool(norms),
         bias=f"{convolutions[0]}.bias" in checkpoint.state,
         names=names,
     )

@@ -145,7 +145,7 @@ def test_the_facts_and_the_file_are_accounted_for(tmp_path: Path) -> None:
     assert "w.pth: retinanet, resnet18, 91 classes, 136 tensors" in told
 
 
-def test_names_of_before_torchvision_0_15(tmp_path: Path) -> None:
+def test_names_of_the_oldest_files(tmp_path: Path) -> None:
     state = small(91)
     old = {}
     for name, tensor in state.items():
@@ -205,7 +205,7 @@ def spoil(state: dict[str, Tensor], what: str) -> None:
         ("no numbers", r"1 tensor holds NaN or infinity \(first: box_output.bias\)"),
         ("blocks", r"has \(2, 2, 1, 2\) blocks a layer, which is none of resnet18,"),
         ("anchors", "has 6 anchors at a place"),
-        ("head", "has no head of a torchvision detector"),
+        ("head", "has no head of torchvision"),
         ("pyramid", "there is no tensor backbone.fpn.extra_blocks.p7.weight"),
     ],
 )
