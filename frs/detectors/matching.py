@@ -25,9 +25,8 @@ class Matches:
     box: Tensor
 
     def positives(self) -> Tensor:
-        """() float32: positive anchors of the batch over all ranks, at least one an image; what mmdetection's losses are
-        divided by."""
-        return normaliser(self.positive.sum(dim=1).clamp(min=1).sum())
+        """() float32: positive anchors of the batch over all ranks, at least one; what the losses are divided by."""
+        return normaliser(self.positive.sum())
 
 
 @torch.no_grad()

@@ -119,10 +119,10 @@ class RetinaNet(Detector):
         return {"classification": classification, "box": (wrong * share[image]).sum()}
 
     def _share(self, matches: Matches) -> Tensor:
-        """(B,): what each image's sums are multiplied by."""
-        if self.spec.conventions == "mmdet":
-            return (1 / matches.positives()).expand(len(matches.positive))
+        """(B,): what each image's sums are multiplied by. Both libraries count an image without a positive as one."""
         positives = matches.positive.sum(dim=1).clamp(min=1)
+        if self.spec.conventions == "mmdet":
+            return (1 / normaliser(positives.sum())).expand(len(positives))
         return 1 / (positives * normaliser(torch.ones_like(positives).sum()))
 
     def decode(

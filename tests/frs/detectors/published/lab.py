@@ -10,6 +10,9 @@ from torchvision.models import resnet50
 from torchvision.models.detection.backbone_utils import BackboneWithFPN, _resnet_fpn_extractor
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from frs.detectors import Targets
+from tests.frs.detectors.test_boxes_and_anchors import random_boxes
+from tests.frs.detectors.test_matching_and_losses import targets
 from tests.frs.export.lab import pictures, randomise, scale_output
 
 SIZES = [(128, 256), (160, 224)]
@@ -21,6 +24,20 @@ Found = tuple[Tensor, Tensor, Tensor]
 def images(size: tuple[int, int], count: int = 2) -> Tensor:
     """(count, 3, *size) uint8."""
     return torch.from_numpy(pictures(count, *size))
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """By torchvision's own arithmetic: 0..1, its mean and deviation."""
+    mean, deviation = (torch.tensor(x).reshape(1, 3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return (pixels / 255.0 - mean) / deviation
+
+
+def some_objects() -> tuple[Targets, list[dict[str, Tensor]]]:
+    """Objects of two images, for us and for torchvision."""
+    boxes = [random_boxes(9, 1, 60), random_boxes(4, 2, 60)]
+    wanted = targets(boxes)
+    wanted.labels.copy_(torch.arange(18).reshape(2, 9) * 5)
+    return wanted, [{"boxes": b, "labels": wanted.labels[i, : len(b)]} for i, b in enumerate(boxes)]
 
 
 @torch.no_grad()

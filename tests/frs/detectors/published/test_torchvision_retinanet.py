@@ -26,11 +26,11 @@ from tests.frs.detectors.published.lab import (
     assert_same_boxes,
     frozen_backbone,
     images,
+    normalised,
     settle,
+    some_objects,
     spread,
 )
-from tests.frs.detectors.test_boxes_and_anchors import random_boxes
-from tests.frs.detectors.test_matching_and_losses import targets
 
 
 def made(version: str) -> Any:
@@ -67,20 +67,14 @@ def small(classes: int) -> dict[str, Tensor]:
     return dict(TheirRetinaNet(body, classes).state_dict())
 
 
-def their_input(pixels: Tensor) -> Tensor:
-    """By torchvision's own arithmetic: 0..1, its mean and deviation."""
-    mean, std = (torch.tensor(x).reshape(1, 3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    return (pixels / 255.0 - mean) / std
-
-
 @pytest.mark.parametrize("size", SIZES)
 @torch.no_grad()
 def test_features_and_outputs(pair: tuple[Any, RetinaNet], size: tuple[int, int]) -> None:
     model, detector = pair
     pixels = images(size)
-    normalised = their_input(pixels)
-    torch.testing.assert_close(detector.normalize(pixels), normalised, atol=1e-5, rtol=1e-5)
-    theirs, ours = list(model.backbone(normalised).values()), detector.features(normalised)
+    x = normalised(pixels)
+    torch.testing.assert_close(detector.normalize(pixels), x, atol=1e-5, rtol=1e-5)
+    theirs, ours = list(model.backbone(x).values()), detector.features(x)
     assert len(ours) == len(theirs) == 5
     for mine, their in zip(ours, theirs, strict=True):
         assert_same(mine, their)
@@ -106,14 +100,11 @@ def test_boxes(pair: tuple[Any, RetinaNet], size: tuple[int, int]) -> None:
 def test_losses(pair: tuple[Any, RetinaNet], size: tuple[int, int]) -> None:
     model, detector = pair
     pixels = images(size)
-    boxes = [random_boxes(9, 1, 60), random_boxes(4, 2, 60)]
-    wanted = targets(boxes)
-    wanted.labels.copy_(torch.arange(18).reshape(2, 9) * 5)
+    wanted, labelled = some_objects()
     with torch.no_grad():
-        theirs = list(model.backbone(their_input(pixels)).values())
-        features = detector.features(their_input(pixels))
+        theirs = list(model.backbone(normalised(pixels)).values())
+        features = detector.features(normalised(pixels))
     anchors = model.anchor_generator(ImageList(pixels, [size] * 2), theirs)
-    labelled = [{"boxes": b, "labels": wanted.labels[i, : len(b)]} for i, b in enumerate(boxes)]
     expected = model.compute_loss(labelled, model.head(theirs), anchors)
     losses = detector.loss(features, detector.head(features), wanted)
     torch.testing.assert_close(losses["classification"], expected["classification"], atol=1e-4, rtol=1e-4)
