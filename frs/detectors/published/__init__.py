@@ -6,7 +6,8 @@ place in the detector, but for constants that are named, is an error.
 """
 
 from frs.detectors.published.classes import with_classes
+from frs.detectors.published.mmdet import from_mmdet
 from frs.detectors.published.reading import Facts
 from frs.detectors.published.torchvision import NAMES, from_torchvision
 
-__all__ = ["NAMES", "Facts", "from_torchvision", "with_classes"]
+__all__ = ["NAMES", "Facts", "from_mmdet", "from_torchvision", "with_classes"]

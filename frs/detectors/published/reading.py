@@ -141,7 +141,7 @@ def fill(spec: DetectorSpec, checkpoint: Checkpoint, names: Mapping[str, str], l
     try:
         spec._check()
         detector = build_detector(spec)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise WeightsError(f"{checkpoint.source}: no detector of ours: {error}") from None
     tensors: dict[str, Tensor] = {}
     for name, tensor in checkpoint.state.items():
