@@ -273,11 +273,16 @@ def plan(config: Path, overrides: tuple[str, ...], until: str | None, force: tup
     show_default=True,
     help="Folder for a picture of the worst image, if boxes are at fault, and for what is too much to show.",
 )
-def check(config: Path, overrides: tuple[str, ...], out: Path) -> None:
-    """Check CONFIG, and the data, weights and environment that it needs. Runs nothing."""
+@click.option(
+    "--preflight", is_flag=True, help="Also take the first steps of each training: the stages data and preflight run."
+)
+@_runs_dir
+def check(config: Path, overrides: tuple[str, ...], out: Path, preflight: bool, runs_dir: Path) -> None:
+    """Check CONFIG, and the data, weights and environment that it needs. Trains nothing."""
+    from pipeline import runner
     from stages.check import run_check
 
-    settings, _ = _load(config, overrides)
+    settings, graph = _load(config, overrides)
     verdicts = []
     with open_console() as console, console.working("check"):
         for verdict, what, found in run_check(settings, out, console):
@@ -286,6 +291,11 @@ def check(config: Path, overrides: tuple[str, ...], out: Path) -> None:
     faults = sum(not verdict for verdict in verdicts)
     if faults:
         raise PipelineError(f"{config}: {faults} of {len(verdicts)} checks found a fault; they are marked FAULT above.")
+    if preflight:
+        command = shlex.join(["frs-pipeline", "check", str(config), "--preflight"])
+        with open_console() as console:
+            stage = "preflight"
+            runner.run(settings, graph, runs_dir, until=stage, force=(stage,), console=console, command=command)
 
 
 @main.command()

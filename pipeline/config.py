@@ -95,6 +95,15 @@ class TrainConfig(Section):
     )
 
 
+class PreflightConfig(Section):
+    """What is looked at before anything trains: weights, classes, one step of each training, time, memory, disk."""
+
+    images: int = Field(100, ge=1, description="validation images on which a given teacher's AP is measured")
+    teacher_ap: float | None = Field(
+        None, ge=0, le=100, description="what that AP should be; if it is less, the run stops. null: not compared"
+    )
+
+
 class TeacherConfig(Section):
     """The heavy detector: trained here, or given."""
 
@@ -217,6 +226,7 @@ class Config(Section):
     input: InputSize = Field(InputSize(), description="the size that images are brought to")
     teacher: TeacherConfig = Field(description="the heavy detector")
     student: StudentConfig = Field(description="the light detector")
+    preflight: PreflightConfig = Field(PreflightConfig(), description="what is looked at before anything trains")
     distill: DistillConfig = Field(DistillConfig(), description="how the one learns from the other")
     control: bool = Field(True, description="train the student undistilled too; false: no gain is shown")
     export: ExportConfig = Field(ExportConfig(), description="the ONNX files")

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
+from pipeline.duration import seconds
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress
@@ -184,18 +186,6 @@ def open_console() -> Console:
 def printable(text: str) -> str:
     """Text without the power to move the cursor or colour a terminal: control characters are written as escapes."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-
-
-def seconds(duration: float) -> str:
-    """A duration for people: "0.4 s", "12 s", "3 min 05 s", "2 h 07 min"."""
-    if duration < 9.95:
-        return f"{duration:.1f} s"
-    whole = round(duration)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _figures(figures: dict[str, float | str]) -> list[str]:

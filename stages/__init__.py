@@ -8,11 +8,12 @@ from pipeline.stage import Stage
 
 def graph(config: Config) -> tuple[Stage, ...]:
     """The stages of this configuration, each after all that it reads."""
-    from stages import data, engine, export, profile, report, student, teacher, validate
+    from stages import data, engine, export, preflight, profile, report, student, teacher, validate
 
     control = (student.control_stage(),) if config.control else ()
     return (
         data.stage(),
+        preflight.stage(),
         teacher.stage(),
         *control,
         student.student_stage(),

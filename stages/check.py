@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config import CocoData, Config
 from pipeline.stage import Progress
 from stages.common import cache_folder, spec, version_of
+from stages.findings import Finding, Verdict
 
 if TYPE_CHECKING:
     from frs.data import CocoDataset, Fault
 
 PICTURE, LISTING = "worst.png", "faults.txt"
 _SHOWN = 10
-
-
-class Verdict(Enum):
-    """Of one thing that was looked at. It is true where a run can go on."""
-
-    OK = "ok"
-    WARNING = "warning"
-    FAULT = "FAULT"
-
-    def __bool__(self) -> bool:
-        return self is not Verdict.FAULT
-
-
-Finding = tuple[Verdict, str, str]
-"""(verdict, what was looked at, what was found: a line, and further ones where there is a list)."""
 
 
 def run_check(config: Config, out: Path | None = None, progress: Progress | None = None) -> Iterator[Finding]:

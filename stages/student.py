@@ -23,7 +23,7 @@ def student_stage() -> Stage:
         reads=("student", "distill", "input", "seed"),
         version=1,
         run=_run_student,
-        external=_external,
+        external=external_files,
         facts=training_facts,
         publish={"weights": "student.safetensors"},
     )
@@ -37,13 +37,14 @@ def control_stage() -> Stage:
         reads=("student", "input", "seed"),
         version=1,
         run=_run_control,
-        external=_external,
+        external=external_files,
         facts=training_facts,
         publish={"weights": "control.safetensors"},
     )
 
 
-def _external(config: Config) -> Mapping[str, Path]:
+def external_files(config: Config) -> Mapping[str, Path]:
+    """The backbone's weights, where they are a file."""
     return external({"student.detector.weights": config.student.detector.weights})
 
 

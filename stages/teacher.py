@@ -26,13 +26,14 @@ def stage() -> Stage:
         reads=("teacher", "input", "seed"),
         version=1,
         run=_run,
-        external=_external,
+        external=external_files,
         facts=training_facts,
         publish={"weights": "teacher.safetensors"},
     )
 
 
-def _external(config: Config) -> Mapping[str, Path]:
+def external_files(config: Config) -> Mapping[str, Path]:
+    """The checkpoint, and the backbone's weights, where they are files."""
     teacher = config.teacher
     return external({"teacher.checkpoint": teacher.checkpoint, "teacher.detector.weights": teacher.detector.weights})
 
@@ -42,18 +43,26 @@ def _run(context: Context) -> Metrics:
 
     config = context.config.teacher
     if config.checkpoint is not None:
-        return _given(context, config.checkpoint)
+        return _take(context, config.checkpoint)
     detector = new_detector(context, config.detector, dataset(context, "val"))
     _, metrics = train_detector(context, detector, config.train, lambda detector, *_: DetectionObjective(detector))
     return metrics
 
 
-def _given(context: Context, path: Path) -> Metrics:
-    """Take the checkpoint as it is, if it is a teacher for this data set and this student."""
-    from frs.detectors import load_detector, parameter_count
+def given_teacher(context: Context, path: Path) -> Detector:
+    """The checkpoint, if it is a teacher for this data set and this student."""
+    from frs.detectors import load_detector
 
     detector = load_detector(path)
     check_teacher(path, detector, dataset(context, "val"), context.config.student.detector)
+    return detector
+
+
+def _take(context: Context, path: Path) -> Metrics:
+    """The checkpoint as it is."""
+    from frs.detectors import parameter_count
+
+    detector = given_teacher(context, path)
     shutil.copyfile(path, context.outputs["weights"])
     write_json(context.outputs["history"], [])
     return {"params": parameter_count(detector), "given": path.name}

@@ -13,22 +13,30 @@ from stages.common import cache_folder, dataset, predict_split, spec, torch_pred
 
 if TYPE_CHECKING:
     from frs.data import CocoDataset
+    from frs.data.loader import TrainingLoader
     from frs.detectors import Detector
     from frs.training import Device, Objective
 
 
 def new_detector(context: Context, config: AnyDetector, data: CocoDataset) -> Detector:
-    """The detector with its initial weights: the seed's, and the backbone's where they are given."""
+    """The detector with its initial weights, which are logged."""
+    detector, loaded = initial_detector(context, config, data)
+    if config.weights is not None:
+        context.progress.log(loaded)
+    return detector
+
+
+def initial_detector(context: Context, config: AnyDetector, data: CocoDataset) -> tuple[Detector, str]:
+    """The detector with its initial weights, the seed's and the backbone's where they are given; and which they are."""
     import torch
 
     from frs.detectors import build_detector, load_backbone_weights
 
     torch.manual_seed(context.config.seed)
     detector = build_detector(spec(config, data))
-    if config.weights is not None:
-        loaded = load_backbone_weights(detector, config.weights, cache_dir=cache_folder())
-        context.progress.log(f"backbone: {loaded}")
-    return detector
+    if config.weights is None:
+        return detector, f"{config.backbone}, from scratch"
+    return detector, f"backbone: {load_backbone_weights(detector, config.weights, cache_dir=cache_folder())}"
 
 
 def device(context: Context) -> Device:
@@ -48,25 +56,13 @@ def train_detector(
 
     make_objective: from the detector, the device and the number of steps.
     """
-    from frs.data.loader import TrainingLoader
-    from frs.data.transforms import Augment
     from frs.detectors import parameter_count, save_detector
     from frs.training import Recipe, train
 
-    size, seed = context.config.input, context.config.seed
     where = device(context)
-    loader = TrainingLoader(
-        dataset(context, "train"),
-        height=size.height,
-        width=size.width,
-        batch=config.batch,
-        seed=seed,
-        augment=Augment(**config.augment.model_dump()),
-        drop_empty=config.drop_empty,
-        workers=config.workers,
-    )
+    loader = training_loader(context, config)
     fields = {"batch", "drop_empty", "augment", "workers"}
-    recipe = Recipe(seed=seed, **config.model_dump(exclude=fields))
+    recipe = Recipe(seed=context.config.seed, **config.model_dump(exclude=fields))
     steps = config.epochs * loader.steps_per_epoch
     objective = make_objective(detector, where, steps)
     history = train(
@@ -87,6 +83,24 @@ def train_detector(
         "steps": steps,
         "final": history[-1].terms,
     }
+
+
+def training_loader(context: Context, config: TrainConfig) -> TrainingLoader:
+    """The training's batches."""
+    from frs.data.loader import TrainingLoader
+    from frs.data.transforms import Augment
+
+    size = context.config.input
+    return TrainingLoader(
+        dataset(context, "train"),
+        height=size.height,
+        width=size.width,
+        batch=config.batch,
+        seed=context.config.seed,
+        augment=Augment(**config.augment.model_dump()),
+        drop_empty=config.drop_empty,
+        workers=config.workers,
+    )
 
 
 def validation_ap(context: Context, detector: Detector) -> float | None:

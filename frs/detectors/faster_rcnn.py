@@ -3,7 +3,7 @@
 images (B, 3, H, W) -> backbone [C2 .. C5] -> FPN [P2 .. P6] -> RPN: objectness (B, A, H/s, W/s), boxes (B, A*4, H/s, W/s)
 -> proposals (B, P, 4) -> RoIAlign on P2 .. P5 (B * P, C, 7, 7) -> class logits (B * P, K + 1), boxes (B * P, K, 4)
 
-The head's outputs are the RPN's: they are what lies on the levels, and what FRS distils (Du et al. 2021, section 4).
+The head's outputs are the RPN's: they are what lies on the levels, and what FRS distils (Du et al. 2021).
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from torchvision.ops import generalized_box_iou_loss
 from frs.detectors.base import Candidates, Detector, HeadOutputs, Targets
 from frs.detectors.boxes import clip, iou
 from frs.detectors.dense import best_pairs, flatten, initialise, reference_selection, select, set_prior, tower
+from frs.detectors.focal import focal_sum
 from frs.detectors.fpn import FPN
-from frs.detectors.losses import focal_loss
 from frs.detectors.points import assign, boxes_around, centerness, centres, grid_cells
 from frs.detectors.spec import DetectorSpec, check_choices, check_numbers
 from frs.distributed import normaliser
@@ -151,10 +151,8 @@ class FCOS(Detector):
 
         image, place = matches.positive.nonzero(as_tuple=True)  # (P,)
         box = matches.box[image, place]
-        wanted = torch.zeros_like(logits, dtype=torch.float32)
-        wanted[image, place, targets.labels[image, box]] = 1.0
-        counted = (matches.positive | matches.negative)[..., None]
-        classification = (focal_loss(logits, wanted) * counted).sum() / positives
+        pairs, counted = (image, place, targets.labels[image, box]), matches.positive | matches.negative
+        classification = focal_sum(logits, pairs, counted=counted).sum() / positives
 
         points, truth = centres(cells)[place], targets.boxes[image, box]
         wanted_centerness = centerness(points, truth)

@@ -18,8 +18,9 @@ from frs.detectors.atss import assign
 from frs.detectors.base import Candidates, Detector, HeadOutputs, Targets
 from frs.detectors.boxes import clip, iou
 from frs.detectors.dense import best_pairs, flatten, initialise, reference_selection, select, set_prior, tower
+from frs.detectors.focal import quality_focal_sum
 from frs.detectors.fpn import FPN
-from frs.detectors.gfl_losses import distribution_focal_loss, giou_loss, quality_focal_loss
+from frs.detectors.gfl_losses import distribution_focal_loss, giou_loss
 from frs.detectors.spec import DetectorSpec, check_ranges
 from frs.distributed import normaliser
 
@@ -100,14 +101,14 @@ class GFL(Detector):
         count = matches.positive.sum(dim=1).clamp(min=1).sum()
         positives, mass = normaliser(torch.stack([count.float(), weight.sum()]))
 
-        quality = torch.zeros_like(logits, dtype=torch.float32)
-        quality[image, place, targets.labels[image, box]] = iou(found.detach()[:, None], wanted[:, None]).flatten()
-        counted = (matches.positive | matches.negative)[..., None]
+        quality = iou(found.detach()[:, None], wanted[:, None]).flatten()
+        pairs = (image, place, targets.labels[image, box])
+        counted = matches.positive | matches.negative
         distances = torch.cat([centre - wanted[:, :2], wanted[:, 2:] - centre], dim=-1)
         distances = distances.clamp(min=0.0, max=self.spec.reg_max - BELOW_LAST_BIN)
         spread = distribution_focal_loss(sides.unflatten(-1, (4, -1)), distances).mean(dim=-1)
         return {
-            "classification": (quality_focal_loss(logits, quality) * counted).sum() / positives,
+            "classification": quality_focal_sum(logits, pairs, quality, counted=counted).sum() / positives,
             "box": GIOU_WEIGHT * (giou_loss(found, wanted) * weight).sum() / mass,
             "distribution": DFL_WEIGHT * (spread * weight).sum() / mass,
         }

@@ -1,21 +1,14 @@
-"""The losses of GFL (Li et al., "Generalized Focal Loss", 2020), in float32 whatever the precision around them."""
+"""GFL's losses of a box (Li et al., "Generalized Focal Loss", 2020), in float32; that of its classes is in focal.py."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
+from torch.nn.functional import log_softmax
 
 from frs.detectors.boxes import area, intersection
 
 SMALLEST_AREA = 1e-6
-
-
-def quality_focal_loss(logits: Tensor, quality: Tensor, *, beta: float = 2.0) -> Tensor:
-    """QFL (equation 4), element by element; any shape. quality: 0..1, what the scores should be; 0 for what is absent."""
-    logits = logits.float()
-    entropy = binary_cross_entropy_with_logits(logits, quality, reduction="none")
-    return (quality - logits.sigmoid()).abs() ** beta * entropy
 
 
 def distribution_focal_loss(logits: Tensor, distance: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from frs.detectors.anchors import grid_anchors, padded_strides
 from frs.detectors.base import Targets
-from frs.detectors.boxes import area, intersection
-from frs.detectors.matching import CROWD_COVER, Matches
+from frs.detectors.boxes import area
+from frs.detectors.matching import Matches, in_crowd, nothing_to_find
 
 TORCHVISION_AREA = 1e8
 """torchvision ranks by this minus the area, in float32: areas are compared by eights of square pixels."""
@@ -56,8 +56,7 @@ def assign(cells: Tensor, targets: Targets, *, radius: float, torchvision: bool)
     """
     batch, count = targets.boxes.shape[:2]
     if count == 0:
-        everything = torch.ones(batch, len(cells), dtype=torch.bool, device=cells.device)
-        return Matches(~everything, everything, torch.zeros_like(everything, dtype=torch.int64))
+        return nothing_to_find(batch, cells)
     x, y = centres(cells).unbind(dim=-1)  # (N,)
     stride = cells[:, 2] - cells[:, 0]
     left, top, right, bottom = targets.boxes[..., None].unbind(dim=2)  # (B, G, 1)
@@ -75,8 +74,7 @@ def assign(cells: Tensor, targets: Targets, *, radius: float, torchvision: bool)
     positive = smallest < torch.inf  # (B, N)
     negative = ~positive
     if bool(targets.ignore.any()):
-        crowd = targets.boxes * targets.ignore[..., None]
-        covered = (intersection(crowd, cells) / area(cells)).amax(dim=1) > CROWD_COVER
+        covered = in_crowd(cells, targets)
         negative = negative & ~covered
         positive = positive & ~covered
     return Matches(positive, negative, box * positive)

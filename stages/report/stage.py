@@ -35,7 +35,7 @@ def stage(config: Config) -> Stage:
             "profiles": "profile/profiles",
         },
         outputs={**PUBLISHED, "pictures": "pictures"},
-        reads=("name", "seed", "input", "report", "gates", "control", "export.precisions"),
+        reads=("name", "seed", "input", "report", "gates", "control", "export.precisions", "export.proposals"),
         version=3,
         run=_run,
         publish={**PUBLISHED, "pictures": "pictures"},
@@ -122,6 +122,7 @@ def _describe(context: Context, model: str) -> dict[str, Any]:
     from frs.detectors import load_detector, multiply_accumulates, parameter_count
 
     detector = load_detector(context.inputs[model]).eval()
+    detector.proposals = context.config.export.proposals
     size = context.config.input
     return {
         "detector": detector.spec.family,

@@ -19,7 +19,7 @@ from pipeline import __version__
 from pipeline.cli import main
 from pipeline.errors import Busy, ConfigError
 from pipeline.stage import Context
-from stages.check import Verdict
+from stages.findings import Verdict
 from tests.pipeline.lab import Lab
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.console import Console, TerminalConsole, printable, seconds
+from pipeline.console import Console, TerminalConsole, printable
+from pipeline.duration import seconds
 
 
 class Clock:

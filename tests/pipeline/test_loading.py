@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from pipeline.config import Config
+from pipeline.detectors import RetinaNetConfig
 from pipeline.errors import ConfigError
 from pipeline.loading import load_config
 
@@ -30,6 +31,7 @@ def test_defaults_are_filled_in_and_survive_a_round_trip(tmp_path: Path) -> None
     again = tmp_path / "resolved.yaml"
     again.write_text(config.to_yaml())
     assert load_config(again) == config
+    assert isinstance(config.student.detector, RetinaNetConfig)
     assert config.student.detector.ratios == (0.5, 1.0, 2.0)
 
 

@@ -132,6 +132,32 @@ def box_error(a: Any, b: Any, kind: str | None) -> float:
     return float(1 - shared / union + (hull - union) / hull)
 
 
+def test_one_object_seen_off_its_centre_weighs_as_much_as_any() -> None:
+    """A point with 3, 3, 3 and 1.5 px to the sides: the centerness, below 1, is divided by itself."""
+    outputs = random_outputs(0.7)
+    truth = torch.tensor([[1.0, 1, 7, 5.5]])
+    loss = build().loss([], outputs, without_classes([truth, torch.zeros(0, 4), torch.zeros(0, 4)]))
+    _, central, boxes, _ = written_out(build(), outputs, 0)
+    assert float(loss["box"].detach()) == pytest.approx(
+        box_error(boxes[0].tolist(), truth[0].tolist(), "iou"), rel=1e-4
+    )
+    wanted, found = math.sqrt(0.5), float(central[0])
+    entropy = -wanted * math.log(found) - (1 - wanted) * math.log(1 - found)
+    assert float(loss["centerness"].detach()) == pytest.approx(entropy, rel=1e-4)
+
+
+def test_what_a_crowd_region_covers_teaches_nothing() -> None:
+    outputs, wanted = random_outputs(2.0), targets()
+    wanted.boxes[1, 2], wanted.ignore[1, 2] = torch.tensor([0.0, 0, 100, 120]), True
+    for level in outputs.class_logits:
+        level.requires_grad_()
+    gradients = torch.autograd.grad(build().loss([], outputs, wanted)["classification"], outputs.class_logits)
+    expected = torch.zeros(16, 24, dtype=torch.bool)
+    expected[:15, :12] = True  # and a half of the next column, no more
+    assert torch.equal((gradients[0][1] == 0).all(dim=0), expected)
+    assert bool(gradients[0][0].all())
+
+
 def test_the_reference_decode_is_mmdetections_written_out() -> None:
     """Threshold and ranking by the class alone, then times centerness; boxes without area go before NMS."""
     detector, outputs = build(**VARIANTS[1]), random_outputs(0.8)

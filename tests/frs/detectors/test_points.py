@@ -64,6 +64,11 @@ def test_the_assignment_is_torchvisions(seed: int) -> None:
     assert check_against_torchvision(images, 256, 384) > 4
 
 
+def test_areas_are_compared_as_roughly_as_torchvision_does() -> None:
+    """Of 2500 and 2498 square pixels the first is the smaller: 1e8 minus either is one float32."""
+    assert check_against_torchvision([torch.tensor([[10.0, 10, 60, 60], [10, 10, 60, 59.96]])], 256, 256) > 4
+
+
 @pytest.mark.skipif("FRS_DATA" not in os.environ, reason="FRS_DATA names no folder with COCO data sets")
 @pytest.mark.parametrize("split", ["train2017", "val2017"])
 def test_the_assignment_of_real_annotations_is_torchvisions(split: str) -> None:
@@ -134,6 +139,15 @@ def test_a_bound_belongs_to_both_levels_or_to_none() -> None:
     assert not at(found, theirs, 64, 64, 16)
 
 
+@pytest.mark.parametrize("torchvision", [False, True])
+def test_the_smallest_object_that_holds_a_point_is_found(torchvision: bool) -> None:
+    cells = grid_cells(shapes(128, 128), STRIDES, 0.0 if torchvision else 0.5)
+    x, y = centres(cells)[17].tolist()
+    tiny = torch.tensor([[x - 0.25, y - 0.5, x + 0.5, y + 0.25]])
+    found = assign(cells, targets([tiny]), radius=0.0, torchvision=torchvision)
+    assert found.positive[0].nonzero().flatten().tolist() == [17]
+
+
 def test_a_crowd_region_makes_nothing_right_or_wrong() -> None:
     """Cells of 8 px, of which 45 x 45 px cover more than half up to the sixth: 5 / 8 of the side on each axis at most."""
     box, crowd = torch.tensor([[20.0, 20, 60, 60]]), torch.tensor([[0.0, 0, 45, 45]])
@@ -145,6 +159,10 @@ def test_a_crowd_region_makes_nothing_right_or_wrong() -> None:
     expected[:6, :6] = True
     expected[5, 5] = False  # 25 of its 64 square pixels
     np.testing.assert_array_equal(neither, expected)
+    small = torch.tensor([[66.0, 66, 70, 70]])  # around a point, and a quarter of its cell
+    found_with_small = assign(cells, targets([torch.cat([box, crowd, small])], [2]), radius=0.0, torchvision=False)
+    assert torch.equal(found_with_small.positive, found.positive)
+    assert torch.equal(found_with_small.negative, found.negative)
     clear = found.positive | found.negative
     assert torch.equal(found.positive, without.positive & clear)
     assert bool((without.positive & ~clear).any())

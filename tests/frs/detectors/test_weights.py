@@ -168,7 +168,7 @@ def test_the_packages_weights_give_timms_features_on_a_photograph() -> None:
     photograph, _ = _read(fetch(ARCHIVE, cache_folder()), PHOTOGRAPHS[1])
     tile = torch.from_numpy(photograph[:224, :224].astype(np.float32)).permute(2, 0, 1)[None]
     ours = detector.eval().backbone(detector.normalize(tile))
-    state, _ = pretrained._from_package(detector.backbone, "efficientnet-lite0", cache_folder())  # type: ignore[arg-type]
+    state, _ = pretrained._from_package(detector.backbone, "efficientnet-lite0", cache_folder())
     home = timm.create_model("tf_efficientnet_lite0")
     home.load_state_dict(state)
     expected = home.eval().forward_intermediates((tile - 127.5) / 127.5, indices=[2, 3, 4], intermediates_only=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
@@ -14,8 +17,15 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import RPNHead
 
-from frs.detectors import FasterRCNN, FasterRCNNSpec, build_detector
-from tests.frs.export.lab import CATEGORY_IDS, CLASSES, SMALL, randomise, scale_output
+from frs.data import read_coco
+from frs.detectors import FasterRCNN, FasterRCNNSpec, HeadOutputs, Targets, build_detector
+from tests.frs.detectors.test_boxes_and_anchors import random_boxes
+from tests.frs.detectors.test_matching_and_losses import targets
+from tests.frs.export.lab import CATEGORY_IDS, CLASSES, SMALL, pictures, randomise, scale_output
+
+HEIGHT, WIDTH = 96, 160  # P6's stride, 64, divides neither
+IMAGES = pictures(2, HEIGHT, WIDTH)
+Sets = list[tuple[Tensor, Tensor]]
 
 V2: dict[str, Any] = {"box_head": "conv", "fpn_norm": "batch", "head_depth": 2}
 
@@ -95,3 +105,65 @@ def _copy(source: nn.Module, target: nn.Module) -> None:
     """Both have the same layers in the same order."""
     values = list(source.state_dict().values())
     target.load_state_dict(dict(zip(target.state_dict(), values, strict=True)))
+
+
+def generated(seed: int = 0) -> Sets:
+    """Boxes and labels of two images; some boxes small, two at one place."""
+    generator = torch.Generator().manual_seed(seed)
+    limit = torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT])
+    images = []
+    for count in (9, 2):
+        boxes = torch.minimum(random_boxes(count, seed + count, 60), limit)
+        if count == 9:
+            boxes[1, 2:] = boxes[1, :2] + 7.5
+            boxes[3] = boxes[2] + 1.0
+        images.append((torch.minimum(boxes, limit), torch.randint(0, 3, (count,), generator=generator)))
+    return images
+
+
+def real() -> Sets:
+    """Annotations of COCO, brought to the size of the test's images."""
+    folder = Path(os.environ["FRS_DATA"]) / "tiny_coco"
+    data = read_coco(folder / "annotations" / "instances_val2017.json", folder / "val2017")
+    found = []
+    for image in data.images[:20]:
+        scale = torch.tensor([WIDTH / image.width, HEIGHT / image.height]).repeat(2)
+        boxes = torch.from_numpy(image.boxes[~image.crowd]) * scale
+        if len(boxes):
+            found.append((boxes, torch.from_numpy(image.labels[~image.crowd]) % 3))
+    assert sum(len(boxes) for boxes, _ in found) > 80
+    return found
+
+
+generated_and_real = pytest.mark.parametrize(
+    "sets",
+    [
+        generated,
+        pytest.param(
+            real,
+            marks=pytest.mark.skipif(
+                "FRS_DATA" not in os.environ, reason="FRS_DATA names no folder with COCO data sets"
+            ),
+        ),
+    ],
+)
+
+
+def as_targets(sets: Sets) -> Targets:
+    made = targets([boxes for boxes, _ in sets])
+    for row, (_, labels) in zip(made.labels, sets, strict=True):
+        row[: len(labels)] = labels
+    return made
+
+
+def as_torchvision(sets: Sets) -> list[dict[str, Tensor]]:
+    return [{"boxes": boxes, "labels": labels + 1} for boxes, labels in sets]
+
+
+def images_of(count: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(pictures(count, HEIGHT, WIDTH, seed))
+
+
+def answers(detector: FasterRCNN, images: Tensor) -> tuple[list[Tensor], HeadOutputs]:
+    features = detector.features(detector.normalize(images))
+    return features, detector.head(features)

@@ -36,7 +36,9 @@ def pictures(count: int, height: int, width: int, seed: int = 0) -> npt.NDArray[
     return to_nchw(images)
 
 
-SMALL = {
+SMALL: dict[str, Any] = {
+    "classes": CLASSES,
+    "category_ids": CATEGORY_IDS,
     "backbone": "resnet18",
     "backbone_options": {"channels": [16, 24, 32, 48], "stem_width": 16},
     "fpn_channels": 32,
@@ -53,7 +55,7 @@ def busy_detector(
     For the families that have a `class_output` and a `box_output`.
     """
     torch.manual_seed(seed)
-    detector: Any = build_detector(spec_of_family(family)(CLASSES, CATEGORY_IDS, **{**SMALL, **options})).eval()
+    detector: Any = build_detector(spec_of_family(family)(**{**SMALL, **options})).eval()
     randomise(detector)
     with torch.no_grad():
         outputs = _outputs(detector.train(), images)  # the statistics of these images, as after a training

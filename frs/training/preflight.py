@@ -1,0 +1,118 @@
+"""Before a training that takes days: a few of its real steps, looked at closely."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import resource
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from frs.data.loader import Batch, TrainingLoader
+from frs.detectors import Targets
+from frs.training.device import Device
+from frs.training.objective import Objective, Terms
+
+STEPS = 3
+"""The first warms up, and the others are timed."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a few steps showed.
+
+    terms: the loss terms of the first step; reach: term -> part of the objective ("detector", "adapters", ...) -> L2 norm
+    of the term's gradient there, 0 where it does not come; seconds: of a step, its images' loading included; memory: bytes
+    in use at most, of the GPU, or of this process where there is none.
+    """
+
+    terms: dict[str, float]
+    reach: dict[str, dict[str, float]]
+    seconds: float
+    memory: int
+
+    def faults(self, needed: Mapping[str, Iterable[str]]) -> list[str]:
+        """What is wrong, in words. needed: the terms that must not be 0, and the parts that each must reach."""
+        found = [
+            f"the term {name} is {value}: look at the teacher's weights and the inputs' normalisation"
+            for name, value in self.terms.items()
+            if not math.isfinite(value)
+        ]
+        for term, parts in needed.items():
+            if self.terms[term] == 0.0:
+                found.append(f"the term {term} is 0: nothing would be learnt from it")
+            for part in parts:
+                norm = self.reach[term].get(part, 0.0)
+                if not math.isfinite(norm) or norm == 0.0:
+                    found.append(f"the gradient of {term} at the {part} is {norm}: it would teach it nothing")
+        return found
+
+
+def probe(objective: Objective, loader: TrainingLoader, device: Device, precision: str) -> Probe:
+    """Take the training's first steps, with AdamW. The objective is changed, and of no further use."""
+    device.place(objective.train())
+    if device.kind == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    optimizer = torch.optim.AdamW((p for p in objective.parameters() if p.requires_grad), lr=1e-6)
+    terms: dict[str, float] = {}
+    reach: dict[str, dict[str, float]] = {}
+    ended = []
+    for step, batch in enumerate(_first(loader)):
+        torch.manual_seed(step)
+        answer = _forward(objective, batch, step, device, precision)
+        if step == 0:
+            terms = {name: float(value.detach()) for name, value in answer.parts.items()}
+            reach = _reach(objective, answer)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(answer.total)
+        optimizer.step()
+        if device.kind == "cuda":
+            torch.cuda.synchronize()
+        ended.append(time.monotonic())
+    seconds = min(b - a for a, b in itertools.pairwise(ended))
+    return Probe(terms, reach, seconds, _peak_memory(device))
+
+
+def _first(loader: TrainingLoader) -> Iterable[Batch]:
+    """The training's first batches, over and over where it has fewer."""
+    epochs = (loader.epoch(epoch) for epoch in itertools.count())
+    return itertools.islice(itertools.chain.from_iterable(epochs), STEPS)
+
+
+def _forward(objective: Objective, batch: Batch, step: int, device: Device, precision: str) -> Terms:
+    images = batch.images.to(device.torch_device, memory_format=torch.channels_last)
+    targets = Targets(**{name: tensor.to(device.torch_device) for name, tensor in vars(batch.targets).items()})
+    autocast = device.dtype(precision)
+    with torch.autocast(device.kind, dtype=autocast, enabled=autocast is not None):
+        answer: Terms = objective(images, targets, step)
+    return answer
+
+
+def _reach(objective: Objective, answer: Terms) -> dict[str, dict[str, float]]:
+    parts = {
+        name: [parameter for parameter in module.parameters() if parameter.requires_grad]
+        for name, module in objective.named_children()
+    }
+    return {
+        term: {name: _norm(value, parameters) for name, parameters in parts.items() if parameters}
+        for term, value in answer.parts.items()
+        if value.requires_grad
+    }
+
+
+def _norm(term: Tensor, parameters: list[nn.Parameter]) -> float:
+    gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+    squares = [gradient.float().square().sum() for gradient in gradients if gradient is not None]
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
+def _peak_memory(device: Device) -> int:
+    if device.kind == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

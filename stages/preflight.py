@@ -1,0 +1,194 @@
+"""preflight: what would spoil the trainings is found before the first of them, in one table."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.config import Config, TrainConfig
+from pipeline.duration import seconds
+from pipeline.stage import Context, Metrics, Stage
+from stages import student, teacher
+from stages.common import DATA_INPUTS, dataset, selection, training_facts, write_json
+from stages.findings import Finding, Verdict, as_table
+from stages.training import device, initial_detector, training_loader
+
+if TYPE_CHECKING:
+    from frs.detectors import Detector
+    from frs.training import Device
+    from frs.training.preflight import Probe
+
+NEEDED = {"frs_features": ("detector", "adapters"), "frs_classes": ("detector",)}
+"""Terms that must not be 0, and what their gradients must reach."""
+AP_SLACK = 1.0
+"""How far the expected AP may lie outside the sample's interval: another decoder, another resize."""
+_GB = 1e9
+
+
+def stage() -> Stage:
+    return Stage(
+        name="preflight",
+        inputs=DATA_INPUTS,
+        outputs={"findings": "preflight.json"},
+        reads=("teacher", "student", "distill", "control", "preflight", "input", "seed"),
+        version=1,
+        run=_run,
+        external=_external,
+        facts=training_facts,
+        publish={"findings": "preflight.json"},
+    )
+
+
+def _external(config: Config) -> Mapping[str, Path]:
+    return {**teacher.external_files(config), **student.external_files(config)}
+
+
+def _run(context: Context) -> Metrics:
+    from frs.errors import TrainingError
+
+    findings = list(_findings(context))
+    context.progress.log("\n" + as_table(findings))
+    write_json(
+        context.outputs["findings"],
+        [{"verdict": verdict.value, "what": what, "found": found} for verdict, what, found in findings],
+    )
+    faults = [f"{what}: {found}" for verdict, what, found in findings if not verdict]
+    if faults:
+        raise TrainingError("\n  ".join(["the trainings would be spoilt, so none was started", *faults]))
+    return {what: found for _, what, found in findings}
+
+
+def _findings(context: Context) -> Iterator[Finding]:
+    config = context.config
+    where = device(context)
+    ours, loaded = _teacher(context)
+    yield Verdict.OK, "teacher", loaded
+    learner, loaded = initial_detector(context, config.student.detector, dataset(context, "val"))
+    yield Verdict.OK, "student", loaded
+    names = ", ".join(ours.spec.classes[:4]) + (", ..." if len(ours.spec.classes) > 4 else "")
+    yield Verdict.OK, "classes", f"{len(ours.spec.classes)} on both sides, in the data's order: {names}"
+    if config.teacher.checkpoint is not None:
+        yield _teacher_ap(context, ours, where)
+    probes: dict[str, tuple[Probe, TrainConfig]] = {}
+    if config.teacher.checkpoint is None:
+        probes["teacher"] = _detection_probe(context, config.teacher.train, ours, where), config.teacher.train
+    if config.control:
+        plain, _ = initial_detector(context, config.student.detector, dataset(context, "val"))
+        probes["control"] = _detection_probe(context, config.student.train, plain, where), config.student.train
+    probes["student"] = _distillation_probe(context, learner, ours, where), config.student.train
+    yield from _terms({name: found for name, (found, _) in probes.items()})
+    yield _time(context, probes)
+    yield _memory(probes, where)
+    yield _disk(context, ours, learner)
+
+
+def _teacher(context: Context) -> tuple[Detector, str]:
+    """As it is given; or, where it is to be trained, as it starts."""
+    config = context.config.teacher
+    data = dataset(context, "val")
+    if config.checkpoint is None:
+        return initial_detector(context, config.detector, data)
+    detector = teacher.given_teacher(context, config.checkpoint)
+    return detector, f"{config.checkpoint.name}: {len(detector.state_dict())} tensors, all accounted for"
+
+
+def _teacher_ap(context: Context, detector: Detector, where: Device) -> Finding:
+    """On a sample of the validation images, with the interval in which the whole would lie."""
+    from frs.data import CocoDataset, evaluation_batches, write_coco
+    from frs.evaluation import paired_bootstrap, predict_dataset
+    from frs.export.torch_predictor import TorchPredictor
+
+    config = context.config
+    data = dataset(context, "val")
+    step = max(1, len(data.images) // config.preflight.images)
+    sample = CocoDataset(data.root, data.images[::step][: config.preflight.images], data.categories)
+    size = config.input
+    predictor = TorchPredictor(detector.to(where.torch_device), size.height, size.width, **selection(config.export))
+    rows = predict_dataset(predictor, evaluation_batches(sample, size.height, size.width, config.validation.batch))
+    truth = context.outputs["findings"].with_name("sample.json")
+    write_coco(sample, truth)
+    found = paired_bootstrap(truth, [], rows, samples=200, seed=config.seed)  # against finding nothing
+    truth.unlink()
+    text = f"{found.difference:.1f} (95% {found.low:.1f} to {found.high:.1f}) on {found.images} validation images"
+    expected = config.preflight.teacher_ap
+    if expected is None:
+        return Verdict.OK, "teacher's AP", f"{text}; preflight.teacher_ap would say what it should be"
+    if expected > found.high + AP_SLACK:
+        return (
+            Verdict.FAULT,
+            "teacher's AP",
+            (
+                f"{text}, but preflight.teacher_ap is {expected:g}: the weights, the classes' order, the normalisation or the "
+                "input size are not those it was trained with; correct them, or the expectation"
+            ),
+        )
+    verdict = Verdict.WARNING if expected < found.low - AP_SLACK else Verdict.OK
+    return verdict, "teacher's AP", f"{text}; expected {expected:g}"
+
+
+def _detection_probe(context: Context, config: TrainConfig, detector: Detector, where: Device) -> Probe:
+    from frs.training import DetectionObjective
+    from frs.training.preflight import probe
+
+    return probe(DetectionObjective(detector), training_loader(context, config), where, config.precision)
+
+
+def _distillation_probe(context: Context, learner: Detector, ours: Detector, where: Device) -> Probe:
+    """With both terms at full weight, whatever the warm-up and `auto` would do in the first steps."""
+    from frs.distill.objective import DistillationObjective, DistillationWeights
+    from frs.training.preflight import probe
+
+    where.place(ours)
+    objective = DistillationObjective(learner, ours, DistillationWeights(alpha=1.0, beta=1.0, warmup_steps=0))
+    config = context.config.student.train
+    return probe(objective, training_loader(context, config), where, config.precision)
+
+
+def _terms(probes: Mapping[str, Probe]) -> Iterator[Finding]:
+    for name, found in probes.items():
+        text = ", ".join(f"{term} {value:.4g}" for term, value in found.terms.items())
+        faults = found.faults(NEEDED if name == "student" else {})
+        yield (Verdict.FAULT, f"{name}'s step", "; ".join(faults)) if faults else (Verdict.OK, f"{name}'s step", text)
+    reach = probes["student"].reach
+    yield (
+        Verdict.OK,
+        "gradients",
+        "; ".join(
+            f"{term} at the " + ", ".join(f"{part} {reach[term][part]:.3g}" for part in parts)
+            for term, parts in NEEDED.items()
+        ),
+    )
+
+
+def _time(context: Context, probes: Mapping[str, tuple[Probe, TrainConfig]]) -> Finding:
+    parts, total = [], 0.0
+    for name, (found, config) in probes.items():
+        steps = config.epochs * training_loader(context, config).steps_per_epoch
+        total += steps * found.seconds
+        parts.append(f"{name} {seconds(steps * found.seconds)} ({steps} steps of {found.seconds:.2g} s)")
+    return Verdict.OK, "time", f"about {seconds(total)} of training: {', '.join(parts)}"
+
+
+def _memory(probes: Mapping[str, tuple[Probe, TrainConfig]], where: Device) -> Finding:
+    import torch
+
+    most = max(found.memory for found, _ in probes.values())
+    if where.kind == "cuda":
+        there = torch.cuda.get_device_properties(0).total_memory
+        return Verdict.OK, "memory", f"{most / _GB:.1f} GB of the GPU's {there / _GB:.1f}"
+    return Verdict.OK, "memory", f"{most / _GB:.1f} GB of this process"
+
+
+def _disk(context: Context, ours: Detector, learner: Detector) -> Finding:
+    """Two checkpoints with AdamW's two moments for the training under way; weights, ONNX files and plans of both."""
+    from frs.detectors import parameter_count
+
+    sizes = [parameter_count(ours), parameter_count(learner)]
+    needed = 2 * 3 * 4 * max(sizes) + 2 * (4 + 4 + 2 + 4 + 2) * sum(sizes)
+    free = shutil.disk_usage(context.scratch.parent).free
+    text = f"{free / _GB:.1f} GB free, about {needed / _GB:.1f} GB needed"
+    if free < needed:
+        return Verdict.FAULT, "disk", f"{text}; make room, or choose another disk with --runs-dir"
+    return Verdict.OK, "disk", text
