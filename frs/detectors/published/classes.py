@@ -41,11 +41,11 @@ def with_classes(detector: Detector, names: Sequence[str], category_ids: Sequenc
 def _rows(name: str, tensor: Tensor, columns: Tensor, known: int) -> Tensor:
     """Those of the classes, where the first dimension of the tensor has to do with classes."""
     if name.startswith("class_output."):  # a dense head: anchor * K + class
-        return tensor.unflatten(0, (-1, known))[:, columns].flatten(0, 1)
+        return tensor.reshape(-1, known, *tensor.shape[1:])[:, columns].flatten(0, 1)
     if name.startswith("roi_head.class_output."):  # class, the last is the background
         return tensor[torch.cat([columns, torch.tensor([known])])]
     if name.startswith("roi_head.box_output."):  # class * 4 + coordinate
-        return tensor.unflatten(0, (known, 4))[columns].flatten(0, 1)
+        return tensor.reshape(known, 4, *tensor.shape[1:])[columns].flatten(0, 1)
     return tensor
 
 

@@ -141,7 +141,7 @@ def test_a_bound_belongs_to_both_levels_or_to_none() -> None:
 
 @pytest.mark.parametrize("torchvision", [False, True])
 def test_the_smallest_object_that_holds_a_point_is_found(torchvision: bool) -> None:
-    cells = grid_cells(shapes(128, 128), STRIDES, 0.0 if torchvision else 0.5)
+    cells = grid_cells(shapes(128, 128), STRIDES, torchvision=torchvision)
     x, y = centres(cells)[17].tolist()
     tiny = torch.tensor([[x - 0.25, y - 0.5, x + 0.5, y + 0.25]])
     found = assign(cells, targets([tiny]), radius=0.0, torchvision=torchvision)

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet50
+from torchvision.models import resnet18, resnet50
 from torchvision.models.detection.backbone_utils import BackboneWithFPN, _resnet_fpn_extractor
+from torchvision.models.detection.retinanet import RetinaNet as TheirRetinaNet
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from frs.detectors import Targets
@@ -24,6 +26,15 @@ Found = tuple[Tensor, Tensor, Tensor]
 def images(size: tuple[int, int], count: int = 2) -> Tensor:
     """(count, 3, *size) uint8."""
     return torch.from_numpy(pictures(count, *size))
+
+
+def small_retinanet(classes: int) -> dict[str, Tensor]:
+    """The state dict of torchvision's on a ResNet-18."""
+    torch.manual_seed(0)
+    body = _resnet_fpn_extractor(
+        resnet18(weights=None), 5, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256)
+    )
+    return dict(TheirRetinaNet(body, classes).state_dict())
 
 
 def normalised(pixels: Tensor) -> Tensor:

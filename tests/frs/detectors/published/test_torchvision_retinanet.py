@@ -9,12 +9,9 @@ from urllib.error import URLError
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_model_builder, get_model_weights, resnet18
+from torchvision.models import get_model_builder, get_model_weights
 from torchvision.models.detection import retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
-from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.retinanet import RetinaNet as TheirRetinaNet
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from frs.detectors import RetinaNet, from_torchvision
 from frs.detectors.dense import flatten
@@ -28,6 +25,7 @@ from tests.frs.detectors.published.lab import (
     images,
     normalised,
     settle,
+    small_retinanet,
     some_objects,
     spread,
 )
@@ -56,15 +54,6 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     detector = from_torchvision(path, norm_eps=0.0 if request.param == "frozen" else None)
     assert isinstance(detector, RetinaNet)
     return model, detector
-
-
-def small(classes: int) -> dict[str, Tensor]:
-    """The state dict of one on a ResNet-18."""
-    torch.manual_seed(0)
-    body = _resnet_fpn_extractor(
-        resnet18(weights=None), 5, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256)
-    )
-    return dict(TheirRetinaNet(body, classes).state_dict())
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -121,7 +110,7 @@ def test_losses(pair: tuple[Any, RetinaNet], size: tuple[int, int]) -> None:
 
 
 def test_the_facts_and_the_file_are_accounted_for(tmp_path: Path) -> None:
-    state = {name: tensor for name, tensor in small(91).items() if not name.endswith("num_batches_tracked")}
+    state = {name: tensor for name, tensor in small_retinanet(91).items() if not name.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "w.pth")
     said: list[str] = []
     detector = from_torchvision(tmp_path / "w.pth", norm_eps=0.001, log=said.append)
@@ -137,7 +126,7 @@ def test_the_facts_and_the_file_are_accounted_for(tmp_path: Path) -> None:
 
 
 def test_names_of_the_oldest_files(tmp_path: Path) -> None:
-    state = small(91)
+    state = small_retinanet(91)
     old = {}
     for name, tensor in state.items():
         for part in ("inner_blocks", "layer_blocks"):
@@ -155,7 +144,7 @@ def test_names_of_the_oldest_files(tmp_path: Path) -> None:
 
 def test_other_classes_have_to_be_named(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
-    torch.save(small(3), path)
+    torch.save(small_retinanet(3), path)
     with pytest.raises(WeightsError, match=r"has 3 columns of classes, .*; say with `classes` which 2 they are"):
         from_torchvision(path)
     with pytest.raises(WeightsError, match="`classes` must name 2, and it names 1"):
@@ -201,7 +190,7 @@ def spoil(state: dict[str, Tensor], what: str) -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path: Path, what: str, sentence: str) -> None:
-    state = small(91)
+    state = small_retinanet(91)
     spoil(state, what)
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match=sentence) as caught:
