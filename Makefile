@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 CONSTRAINTS ?= -c requirements.lock
 EXTRAS := train,ort,rtx,dev
 
-.PHONY: quickstart test faults lint docs lock clean
+.PHONY: quickstart test faults smoke lint docs lock clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/frs-pipeline run configs/quickstart.yaml
@@ -18,6 +18,10 @@ test: lint
 # Kills, full disks, damaged files: some fifteen minutes. docs/reliability.md has the figures of one campaign.
 faults: $(INSTALLED)
 	$(BIN)/python -m pytest tests/faults -m "campaign or not campaign" --durations=0
+
+# Every recipe of the paper through all stages with a few steps: some ten minutes. With FRS_DATA on images of COCO.
+smoke: $(INSTALLED)
+	$(BIN)/python -m tests.smoke
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

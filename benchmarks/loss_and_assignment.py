@@ -1,6 +1,6 @@
 """Assignment, losses and their gradients: ours against torchvision's `compute_loss`, on the same outputs and annotations.
 
-    python benchmarks/loss_and_assignment.py --annotations FILE [--size 512] [--batch 4] [--rounds 7] [--threads N]
+    python benchmarks/loss_and_assignment.py --annotations FILE --images FOLDER [--size 512] [--batch 4] [--rounds 7]
 
 RetinaNet and FCOS with torchvision's conventions, 91 classes, random outputs around the prior, real COCO annotations: the
 images of FILE (instances_*.json) whose objects come nearest to 20, letterboxed. The two run in turn. Ours starts from the
@@ -36,6 +36,7 @@ Timed = Callable[[], dict[str, Tensor]]
 def main() -> None:
     parser = argparse.ArgumentParser(description="Losses and assignment against torchvision's.")
     parser.add_argument("--annotations", type=Path, required=True, help="COCO instances, a JSON file")
+    parser.add_argument("--images", type=Path, required=True, help="their folder")
     parser.add_argument("--size", type=int, default=512, help="pixels of a side, a multiple of 128")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds")
@@ -44,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    targets = annotated(options.annotations, options.size, options.batch)
+    targets = annotated(options.annotations, options.images, options.size, options.batch)
     counts = targets.valid.sum(1).tolist()
     print(f"{options.size} px, {CLASSES} classes, {counts} objects, {options.threads} threads, {cpu_model()}")
     rows = {family: compare(family, targets, options.size, options.rounds) for family in MODELS}
@@ -57,9 +58,9 @@ def main() -> None:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def annotated(annotations: Path, size: int, batch: int) -> Targets:
+def annotated(annotations: Path, images: Path, size: int, batch: int) -> Targets:
     """The images with about 20 objects each; a label is COCO's category id, as torchvision has it."""
-    data = read_coco(annotations, annotations.parent)
+    data = read_coco(annotations, images)
     ids = torch.tensor([category.id for category in data.categories])
     chosen = sorted(data.images, key=lambda image: abs(int((~image.crowd).sum()) - 20))[:batch]
     most = max(len(image.boxes) for image in chosen)
@@ -107,17 +108,19 @@ def compare(family: str, targets: Targets, size: int, rounds: int) -> dict[str, 
 
 
 def random_outputs(detector: Detector, batch: int, size: int) -> HeadOutputs:
-    """Of the shapes that the detector's head has, around the prior score of 0.01; leaves of the graph."""
+    """Of the shapes that the detector's head has, scores around the prior of 0.01; leaves of the graph."""
     with torch.no_grad():
         shapes = detector.head(detector.features(torch.zeros(1, 3, size, size)))
-    fields = {
-        name: [
-            (torch.randn(batch, *level.shape[1:]) * 0.5 - (4.6 if name == "class_logits" else 0.0)).requires_grad_(True)
-            for level in levels
-        ]
-        for name, levels in vars(shapes).items()
-    }
-    return type(shapes)(**fields)
+
+    def made(name: str, level: Tensor) -> Tensor:
+        values = torch.randn(batch, *level.shape[1:]) * 0.5
+        if name == "class_logits":
+            values -= 4.6
+        if name == "box_regression" and hasattr(shapes, "centerness"):
+            values = values.abs() + 0.1  # distances: torchvision's head has their ReLU behind it, ours before it
+        return values.requires_grad_(True)
+
+    return type(shapes)(**{name: [made(name, level) for level in levels] for name, levels in vars(shapes).items()})
 
 
 def ours(detector: Detector, outputs: HeadOutputs, targets: Targets) -> tuple[Timed, list[Tensor]]:

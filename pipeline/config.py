@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from pipeline.detectors import AnyDetector
 from pipeline.published import AssumedConfig, Checkpoint, Published
-from pipeline.section import Fraction, InputPath, Section, Side, Weight
+from pipeline.section import EdgeLength, Fraction, InputPath, Section, Side, Weight
 
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -86,6 +86,19 @@ class TrainConfig(Section):
         "auto", description="auto: bf16 autocast where the device computes it natively"
     )
     drop_empty: bool = Field(False, description="leave out images without an object (crowds do not count)")
+    resize: Literal["letterbox", "shortest_edge"] = Field(
+        "letterbox",
+        description="letterbox: images are brought to `input`, as on the device; shortest_edge: to `short_side` and "
+        "`long_side`, as in the papers, upright and lying ones in batches of their own, padded with zeros",
+    )
+    short_side: tuple[EdgeLength, ...] = Field(
+        (800,), min_length=1, description="shortest_edge: pixels of the shorter side; of several one is drawn"
+    )
+    multiscale: Literal["value", "range"] = Field(
+        "value",
+        description="shortest_edge: whether one of `short_side` is drawn, or any whole number from its least to its greatest",
+    )
+    long_side: EdgeLength = Field(1333, description="shortest_edge: most pixels of the longer side, which wins")
     augment: AugmentConfig = Field(AugmentConfig(), description="changes to the images")
     workers: int = Field(0, ge=0, le=64, description="loader processes; 0: in the training process; changes no result")
     validate_every: int = Field(0, ge=0, description="epochs between measurements of AP; 0: none")
@@ -94,6 +107,19 @@ class TrainConfig(Section):
         gt=0,
         description="minutes between checkpoints within an epoch; each epoch ends with one; changes no result",
     )
+
+    @model_validator(mode="after")
+    def _sides_agree(self) -> TrainConfig:
+        if self.long_side < max(self.short_side):
+            raise ValueError(
+                f"long_side ({self.long_side}) must not be less than short_side ({max(self.short_side)}), or that is never "
+                "reached"
+            )
+        if self.multiscale == "range" and len(self.short_side) != 2:
+            raise ValueError(f"multiscale: range needs short_side: [from, to], got {list(self.short_side)}")
+        if self.resize == "shortest_edge" and self.augment.quarter_turns:
+            raise ValueError("augment.quarter_turns is for square inputs; it cannot be had with resize: shortest_edge")
+        return self
 
 
 class PreflightConfig(Section):
@@ -186,6 +212,17 @@ class ValidateConfig(Section):
     """Scoring on the validation split."""
 
     batch: int = Field(8, ge=1, le=256, description="images of a call; changes no score but by rounding")
+    resize: Literal["auto", "letterbox", "shortest_edge", "both"] = Field(
+        "auto",
+        description="what torch is scored at with the reference decode: letterbox: `input`, as every exported file; "
+        "shortest_edge: the papers'; auto: letterbox, and shortest_edge besides where the student is trained so",
+    )
+    short_side: EdgeLength | None = Field(
+        None, description="shortest_edge: pixels of the shorter side; null: the greatest of `student.train.short_side`"
+    )
+    long_side: EdgeLength | None = Field(
+        None, description="shortest_edge: most pixels of the longer side; null: `student.train.long_side`"
+    )
 
 
 class ProfileConfig(Section):
@@ -263,6 +300,12 @@ class Config(Section):
                     raise ValueError(f"{name}.train.augment.quarter_turns needs input.height == input.width")
         if self.gates.min_gain is not None and not self.control:
             raise ValueError("gates.min_gain needs the control to compare with; set control: true")
+        trained, scored = self.student.train.resize, self.validation.resize
+        if scored not in ("auto", "both", trained):
+            raise ValueError(
+                f"validation.resize is {scored}, but student.train.resize is {trained}, at which the gain is measured; set "
+                "validation.resize: both"
+            )
         return self
 
     def section(self, key: str) -> Any:

@@ -35,6 +35,7 @@ def _multiple_of_32(value: int) -> int:
 InputPath = Annotated[Path, AfterValidator(resolve)]
 BackboneWeights = Annotated[str | Path, Field(union_mode="left_to_right"), AfterValidator(_name_or_file)]
 Side = Annotated[int, Field(ge=64, le=4096), AfterValidator(_multiple_of_32)]
+EdgeLength = Annotated[int, Field(ge=32, le=8192)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
 Ratio = Annotated[float, Field(gt=0.0)]

@@ -9,12 +9,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import Config, ExportConfig, TreesData
+from pipeline.config import Config, ExportConfig, TrainConfig, TreesData
 from pipeline.detectors import AnyDetector
 from pipeline.stage import Context
 
 if TYPE_CHECKING:
-    from frs.data import CocoDataset
+    from frs.data import CocoDataset, ShortestEdge
     from frs.detectors import Detector, DetectorSpec
     from frs.edge.predictor import Predictor
     from frs.evaluation import Row
@@ -59,9 +59,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frs-pipeline"
 
 
-def predict_split(context: Context, predictor: Predictor, batch: int) -> list[Row]:
-    """The validation split through a predictor, as COCO result rows."""
-    from frs.data import evaluation_batches
+def shortest_edge(config: TrainConfig) -> ShortestEdge | None:
+    """What a training resizes to; None: to the letterbox."""
+    from frs.data import ShortestEdge
+
+    if config.resize == "letterbox":
+        return None
+    return ShortestEdge(config.short_side, config.long_side, config.multiscale)
+
+
+def predict_split(context: Context, predictor: Predictor, batch: int, edge: ShortestEdge | None = None) -> list[Row]:
+    """The validation split through a predictor, as COCO result rows; letterboxed, or resized to `edge`."""
+    from frs.data import evaluation_batches, shortest_edge_batches
     from frs.evaluation import predict_dataset
 
     info = predictor.info
@@ -71,7 +80,11 @@ def predict_split(context: Context, predictor: Predictor, batch: int) -> list[Ro
 
     def batches() -> Any:
         nonlocal done
-        for item in evaluation_batches(data, info.height, info.width, batch):
+        for item in (
+            evaluation_batches(data, info.height, info.width, batch)
+            if edge is None
+            else shortest_edge_batches(data, edge, batch)
+        ):
             yield item
             done += len(item[2])
             context.progress.update(done, total, images=f"{done}/{total}")

@@ -80,7 +80,7 @@ def _findings(context: Context) -> Iterator[Finding]:
         probes["control"] = _detection_probe(context, config.student.train, plain, where), config.student.train
     probes["student"] = _distillation_probe(context, learner, ours, where), config.student.train
     yield from _terms({name: found for name, (found, _) in probes.items()})
-    yield _time(context, probes)
+    yield _time(probes)
     yield _memory(probes, where)
     yield _disk(context, ours, learner)
 
@@ -134,7 +134,7 @@ def _detection_probe(context: Context, config: TrainConfig, detector: Detector, 
     from frs.training import DetectionObjective
     from frs.training.preflight import probe
 
-    return probe(DetectionObjective(detector), training_loader(context, config), where, config.precision)
+    return probe(DetectionObjective(detector), training_loader(context, config, where), where, config.precision)
 
 
 def _distillation_probe(context: Context, learner: Detector, ours: Detector, where: Device) -> Probe:
@@ -145,7 +145,7 @@ def _distillation_probe(context: Context, learner: Detector, ours: Detector, whe
     where.place(ours)
     objective = DistillationObjective(learner, ours, DistillationWeights(alpha=1.0, beta=1.0, warmup_steps=0))
     config = context.config.student.train
-    return probe(objective, training_loader(context, config), where, config.precision)
+    return probe(objective, training_loader(context, config, where), where, config.precision)
 
 
 def _terms(probes: Mapping[str, Probe]) -> Iterator[Finding]:
@@ -164,10 +164,10 @@ def _terms(probes: Mapping[str, Probe]) -> Iterator[Finding]:
     )
 
 
-def _time(context: Context, probes: Mapping[str, tuple[Probe, TrainConfig]]) -> Finding:
+def _time(probes: Mapping[str, tuple[Probe, TrainConfig]]) -> Finding:
     parts, total = [], 0.0
     for name, (found, config) in probes.items():
-        steps = config.epochs * training_loader(context, config).steps_per_epoch
+        steps = config.epochs * found.steps
         total += steps * found.seconds
         parts.append(f"{name} {seconds(steps * found.seconds)} ({steps} steps of {found.seconds:.2g} s)")
     return Verdict.OK, "time", f"about {seconds(total)} of training: {', '.join(parts)}"

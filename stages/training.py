@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.config import TrainConfig
 from pipeline.detectors import AnyDetector
 from pipeline.stage import Context, Metrics
-from stages.common import cache_folder, dataset, predict_split, spec, torch_predictor, write_json
+from stages.common import cache_folder, dataset, predict_split, shortest_edge, spec, torch_predictor, write_json
 
 if TYPE_CHECKING:
     from frs.data import CocoDataset
@@ -60,8 +60,8 @@ def train_detector(
     from frs.training import Recipe, train
 
     where = device(context)
-    loader = training_loader(context, config)
-    fields = {"batch", "drop_empty", "augment", "workers"}
+    loader = training_loader(context, config, where)
+    fields = {"batch", "drop_empty", "augment", "workers", "resize", "short_side", "long_side", "multiscale"}
     recipe = Recipe(seed=context.config.seed, **config.model_dump(exclude=fields))
     steps = config.epochs * loader.steps_per_epoch
     objective = make_objective(detector, where, steps)
@@ -72,7 +72,7 @@ def train_detector(
         where,
         scratch=context.scratch,
         watcher=context.progress,
-        evaluate=lambda: validation_ap(context, detector),
+        evaluate=lambda: validation_ap(context, detector, config),
     )
     detector.cpu()
     save_detector(context.outputs["weights"], detector)
@@ -85,7 +85,7 @@ def train_detector(
     }
 
 
-def training_loader(context: Context, config: TrainConfig) -> TrainingLoader:
+def training_loader(context: Context, config: TrainConfig, where: Device) -> TrainingLoader:
     """The training's batches."""
     from frs.data.loader import TrainingLoader
     from frs.data.transforms import Augment
@@ -100,12 +100,16 @@ def training_loader(context: Context, config: TrainConfig) -> TrainingLoader:
         augment=Augment(**config.augment.model_dump()),
         drop_empty=config.drop_empty,
         workers=config.workers,
+        shortest_edge=shortest_edge(config),
+        pin=where.kind == "cuda",
     )
 
 
-def validation_ap(context: Context, detector: Detector) -> float | None:
-    """AP on the validation split, with the reference decode."""
+def validation_ap(context: Context, detector: Detector, config: TrainConfig) -> float | None:
+    """AP on the validation split, with the reference decode, at the size that the training is for."""
     from frs.evaluation import evaluate
 
-    rows = predict_split(context, torch_predictor(context, detector, "reference"), context.config.validation.batch)
+    edge = shortest_edge(config)
+    predictor, batch = torch_predictor(context, detector, "reference"), context.config.validation.batch
+    rows = predict_split(context, predictor, batch, None if edge is None else edge.tested)
     return evaluate(context.inputs["val"], rows).AP

@@ -19,12 +19,35 @@ from stages.common import (
 )
 
 if TYPE_CHECKING:
+    from frs.data import ShortestEdge
     from frs.edge.predictor import Predictor
+
+
+TRAINED_AT = ("student.train.resize", "student.train.short_side", "student.train.long_side")
+"""What `resizes` and `scored_edge` read besides `validation`."""
 
 
 def models(config: Config) -> tuple[str, ...]:
     """The trained detectors, the control among them where there is one."""
     return ("teacher", "control", "student") if config.control else ("teacher", "student")
+
+
+def resizes(config: Config) -> tuple[str, ...]:
+    """How images are resized where torch is scored with the reference decode.
+
+    First as the student was trained: on that the gain, the pictures and the report's first table are.
+    """
+    trained, scored = config.student.train.resize, config.validation.resize
+    others = {"auto": ("letterbox",), "both": ("letterbox", "shortest_edge")}.get(scored, ())
+    return tuple(dict.fromkeys((trained, *others)))
+
+
+def scored_edge(config: Config) -> ShortestEdge:
+    """What "shortest_edge" stands for in the accuracy table."""
+    from frs.data import ShortestEdge
+
+    scored, trained = config.validation, config.student.train
+    return ShortestEdge((scored.short_side or max(trained.short_side),), scored.long_side or trained.long_side)
 
 
 def stage(config: Config) -> Stage:
@@ -36,8 +59,8 @@ def stage(config: Config) -> Stage:
             **{label: f"export/{label}" for label in artifacts(config)},
         },
         outputs={"accuracy": "accuracy.json", "predictions": "predictions"},
-        reads=("input", "export", "validation", "control", "seed"),
-        version=1,
+        reads=("input", "export", "validation", "control", "seed", *TRAINED_AT),
+        version=2,
         run=_run,
         facts=runtime_facts,
         publish={"predictions": "predictions"},
@@ -49,26 +72,36 @@ def _run(context: Context) -> Metrics:
 
     folder = context.outputs["predictions"]
     folder.mkdir(exist_ok=True)
-    size = context.config.input
+    config = context.config
     accuracy = []
     for row, predictor in _predictors(context):
-        detections = predict_split(context, predictor, _batch(context.config, row["runtime"]))
+        edge = scored_edge(config) if row["input"]["resize"] == "shortest_edge" else None
+        detections = predict_split(context, predictor, _batch(config, row["runtime"]), edge)
         write_json(folder / f"{file_stem(row)}.json", detections)
         scored = evaluate(context.inputs["val"], detections)
-        shape = {"resize": "letterbox", "height": size.height, "width": size.width}
-        accuracy.append({**row, "input": shape, **scored.to_json()})
+        accuracy.append({**row, **scored.to_json()})
         context.progress.log(f"{file_stem(row)}: AP {scored.AP:.1f}, AP50 {scored.AP50:.1f}")
-    gain = _gain(context) if context.config.control else None
+    gain = _gain(context) if config.control else None
     write_json(context.outputs["accuracy"], {"accuracy": accuracy, "gain": gain})
     return {"AP": {file_stem(row): row["AP"] for row in accuracy}, "gain": gain}
 
 
 def file_stem(row: dict[str, Any]) -> str:
-    """The name of a row's predictions: model, runtime, precision, decode."""
-    return "-".join(row[key] for key in ("model", "runtime", "precision", "decode"))
+    """The name of a row's predictions: model, runtime, precision, decode, and how images are resized if not letterboxed."""
+    resize = row["input"]["resize"]
+    return "-".join([*(row[key] for key in ("model", "runtime", "precision", "decode")), *_unless_letterbox(resize)])
 
 
-def _predictors(context: Context) -> Iterator[tuple[dict[str, str], Predictor]]:
+def measured_file(config: Config, model: str) -> str:
+    """The file of the predictions by which models are compared: torch, reference decode, resized as the student was trained."""
+    return "-".join([model, "torch", "fp32", "reference", *_unless_letterbox(resizes(config)[0])]) + ".json"
+
+
+def _unless_letterbox(resize: str) -> list[str]:
+    return [] if resize == "letterbox" else [resize]
+
+
+def _predictors(context: Context) -> Iterator[tuple[dict[str, Any], Predictor]]:
     """Every row of the accuracy table with the predictor that makes it, one at a time in memory."""
     from frs.detectors import load_detector
     from frs.edge.ort import OnnxRuntimeSession
@@ -77,13 +110,29 @@ def _predictors(context: Context) -> Iterator[tuple[dict[str, str], Predictor]]:
     where = device(context)
     for model in models(context.config):
         detector = load_detector(context.inputs[model]).eval().to(where.torch_device)
-        for decode in ("reference", "graph"):
-            row = {"model": model, "runtime": "torch", "precision": "fp32", "decode": decode}
-            yield row, torch_predictor(context, detector, decode)
+        row = {"model": model, "runtime": "torch", "precision": "fp32"}
+        for resize in resizes(context.config):
+            yield (
+                {**row, "decode": "reference", "input": _input(context.config, resize)},
+                torch_predictor(context, detector, "reference"),
+            )
+        yield (
+            {**row, "decode": "graph", "input": _input(context.config, "letterbox")},
+            torch_predictor(context, detector, "graph"),
+        )
     for label in artifacts(context.config):
         model, precision = label.split("_")
         row = {"model": model, "runtime": "onnxruntime", "precision": precision, "decode": "graph"}
-        yield row, OnnxRuntimeSession(context.inputs[label], threads=context.config.runtime.threads)
+        session = OnnxRuntimeSession(context.inputs[label], threads=context.config.runtime.threads)
+        yield {**row, "input": _input(context.config, "letterbox")}, session
+
+
+def _input(config: Config, resize: str) -> dict[str, Any]:
+    """Of a letterbox its height and width; else the shorter side and the most that the longer one may have."""
+    if resize == "letterbox":
+        return {"resize": resize, "height": config.input.height, "width": config.input.width}
+    edge = scored_edge(config)
+    return {"resize": resize, "height": edge.short_sides[0], "width": edge.long_side}
 
 
 def _batch(config: Config, runtime: str) -> int:
@@ -94,11 +143,11 @@ def _batch(config: Config, runtime: str) -> int:
 
 
 def _gain(context: Context) -> dict[str, Any]:
-    """AP of the student less AP of its control, both in torch with the reference decode; paired over images."""
+    """AP of the student less AP of its control, by `measured_file`; paired over images."""
     from frs.evaluation import paired_bootstrap, verdict
 
     rows = {
-        model: read_json(context.outputs["predictions"] / f"{model}-torch-fp32-reference.json")
+        model: read_json(context.outputs["predictions"] / measured_file(context.config, model))
         for model in ("control", "student")
     }
     gain = paired_bootstrap(context.inputs["val"], rows["control"], rows["student"], seed=context.config.seed)

@@ -1,6 +1,6 @@
 """Data sets in COCO's format; training batches, which need torch, are in `frs.data.loader`."""
 
-from frs.data.batches import evaluation_batches
+from frs.data.batches import evaluation_batches, shortest_edge_batches
 from frs.data.check import check_coco, check_images
 from frs.data.coco import (
     Category,
@@ -11,6 +11,7 @@ from frs.data.coco import (
     write_coco,
 )
 from frs.data.faults import Fault, Kind
+from frs.data.resize import ShortestEdge
 
 __all__ = [
     "Category",
@@ -18,10 +19,12 @@ __all__ = [
     "CocoImage",
     "Fault",
     "Kind",
+    "ShortestEdge",
     "check_coco",
     "check_images",
     "evaluation_batches",
     "image_files",
     "read_coco",
+    "shortest_edge_batches",
     "write_coco",
 ]

@@ -6,26 +6,28 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader
 
-from frs.data.coco import CocoDataset, CocoImage
+from frs.data.coco import CocoDataset
+from frs.data.order import Order
+from frs.data.resize import ShortestEdge
+from frs.data.samples import Batch, Collate, Sample, Samples
 from frs.data.transforms import Augment
-from frs.detectors.base import Targets
-from frs.edge.image import Letterbox, letterbox, to_nchw
 from frs.errors import DataError, TrainingError
 from frs.interrupts import signals_deferred
 
+__all__ = ["Batch", "TrainingLoader", "worker_error"]
+
 CACHE_BYTES = 2**30
-"""A training set that fits in this at its input size is decoded once and kept."""
+"""A training set that fits in this, once for each process that loads it, is decoded once and kept."""
+
+_TORN = (ConnectionError, EOFError, pickle.UnpicklingError)
+"""What remains of a batch whose process has died while it handed it over."""
 
 _PATIENCE = 300
 """Seconds until a process that does not answer is given up."""
@@ -33,31 +35,13 @@ _PATIENCE = 300
 _DIED = "a process that loads images has died ({}); if memory ran out, lower train.workers; the same command continues"
 
 
-@dataclass(frozen=True)
-class Batch:
-    """images: (B, 3, H, W) uint8 RGB; targets: their objects; image_ids: of the annotations, for messages."""
-
-    images: Tensor
-    targets: Targets
-    image_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One augmented image: pixels (H, W, 3), boxes (n, 4) xyxy in its pixels, labels (n,), crowd (n,)."""
-
-    image: npt.NDArray[np.uint8]
-    boxes: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    crowd: npt.NDArray[np.bool_]
-    image_id: int
-
-
 class TrainingLoader:
-    """Augmented, letterboxed batches. Any (epoch, step) gives the same bytes whatever ran before, in any process.
+    """Augmented batches. Any (epoch, step) gives the same bytes whatever ran before, in any process.
 
-    drop_empty: leave out images without an object. workers: processes that prepare batches; 0: this one. The last batch
-    of an epoch is dropped if it is not full. Raises DataError when there are fewer images than one batch takes.
+    height, width: of the letterbox that images are brought to; shortest_edge: takes its place; then the sides of a batch are
+    multiples of 32, and its images upright or lying, all of them but in an epoch's last steps. drop_empty: leave out images
+    without an object. workers: processes that prepare batches; 0: this one. pin: into memory that a GPU copies from. The
+    last batch of an epoch is dropped if it is not full. Raises DataError when there are fewer images than one batch takes.
     """
 
     def __init__(
@@ -71,56 +55,103 @@ class TrainingLoader:
         augment: Augment,
         drop_empty: bool,
         workers: int,
+        shortest_edge: ShortestEdge | None = None,
+        pin: bool = False,
     ) -> None:
         images = [image for image in dataset.images if not drop_empty or not image.crowd.all()]
         if len(images) < batch:
             raise DataError(f"train.batch is {batch}, but there are only {len(images)} images to train on; lower it")
-        self.samples = _Samples(dataset, images, height, width, seed, augment)
-        self.batch = batch
-        self.seed = seed
+        self.samples = Samples(
+            dataset,
+            images,
+            height=height,
+            width=width,
+            shortest_edge=shortest_edge,
+            seed=seed,
+            augment=augment,
+            keep_bytes=CACHE_BYTES // max(1, workers),  # each process has its own
+        )
+        upright = [shortest_edge is not None and image.width < image.height for image in images]
+        self.order = Order(tuple(upright), batch, seed)
+        self.collate = Collate() if shortest_edge is None else Collate(multiple=32, sized=True)
         self.workers = workers
-        self.steps_per_epoch = len(images) // batch
+        self.pin = pin
+        self.steps_per_epoch = self.order.steps
+        self._stream: Generator[Batch | DataError, None, None] | None = None
+        self._at = (0, 0)
+        """The (epoch, step) that the stream gives next."""
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from `start_step` on."""
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.samples))
-        batches = [
-            [(epoch, int(index)) for index in order[step * self.batch : (step + 1) * self.batch]]
-            for step in range(start_step, self.steps_per_epoch)
-        ]
-        loader = DataLoader(
-            self.samples,
-            batch_sampler=batches,
-            collate_fn=_collate,
-            num_workers=self.workers,
-            worker_init_fn=_leave_quietly,
-            timeout=_PATIENCE if self.workers else 0,
-        )
-        for made in _handed_over(loader):
+        """The batches of an epoch from `start_step` on. The processes go on to the next epoch, until `close`."""
+        for step in range(start_step, self.steps_per_epoch):
+            if self._stream is None or self._at != (epoch, step):
+                self.close()
+                self._stream = _handed_over(self._loader(epoch, step))
+            try:
+                made = next(self._stream)
+            except BaseException:
+                self.close()
+                raise
+            self._at = (epoch, step + 1) if step + 1 < self.steps_per_epoch else (epoch + 1, 0)
             if isinstance(made, DataError):
                 raise made
             yield made
 
+    def close(self) -> None:
+        """End the processes; `epoch` starts them again."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
 
-def _handed_over(loader: DataLoader[Sample | DataError]) -> Iterator[Batch | DataError]:
+    def _loader(self, epoch: int, step: int) -> DataLoader[Sample | DataError]:
+        return DataLoader(
+            self.samples,
+            batch_sampler=self.order.batches(epoch, step),
+            collate_fn=self.collate,
+            num_workers=self.workers,
+            pin_memory=self.pin,
+            worker_init_fn=_leave_quietly,
+            timeout=_PATIENCE if self.workers else 0,
+        )
+
+
+def _handed_over(loader: DataLoader[Sample | DataError]) -> Generator[Batch | DataError, None, None]:
     """The batches. Of a worker that died with one in its hands there is nothing left but a torn connection."""
     with (
         signals_deferred()
     ):  # one that came while a process forks would be swallowed, and its half made workers waited for
         batches = iter(loader)
     try:
-        while True:
-            try:
-                made = next(batches)
-            except StopIteration:
-                return
-            except (ConnectionError, EOFError, pickle.UnpicklingError) as error:
-                raise TrainingError(_DIED.format(type(error).__name__)) from None
-            yield made
+        with _pinning_in_silence():
+            while True:
+                try:
+                    made = next(batches)
+                except StopIteration:
+                    return
+                except _TORN as error:
+                    raise TrainingError(_DIED.format(type(error).__name__)) from None
+                yield made
     finally:
         # Left to its destructor, torch would print the traceback of a worker that it finds dead.
         with signals_deferred(), suppress(RuntimeError):
             getattr(batches, "_shutdown_workers", lambda: None)()
+
+
+@contextmanager
+def _pinning_in_silence() -> Iterator[None]:
+    """torch's thread that pins the batches ends with the traceback of a torn connection; `worker_error` has the words."""
+    before = threading.excepthook
+
+    def hook(raised: threading.ExceptHookArgs) -> None:
+        pinning = raised.thread is not None and "_pin_memory_loop" in raised.thread.name
+        if not (pinning and isinstance(raised.exc_value, _TORN)):
+            before(raised)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _leave_quietly(_worker: int) -> None:
@@ -142,6 +173,8 @@ def _unless_left_alone(kind: type[BaseException], error: BaseException, trace: T
 def worker_error(error: RuntimeError) -> TrainingError | None:
     """What torch says of a dead, hanging or starved loader process, in words for the user; None of any other error."""
     text = str(error)
+    if "Pin memory thread exited" in text:
+        return TrainingError(_DIED.format("its connection was torn"))
     if "DataLoader" not in text:
         return None
     if "Bus error" in text or "No space left on device" in text or "shared memory" in text:
@@ -157,77 +190,3 @@ def worker_error(error: RuntimeError) -> TrainingError | None:
     if "exited unexpectedly" in text or "killed by signal" in text:
         return TrainingError(_DIED.format(text.splitlines()[0].rstrip(". ")))
     return None
-
-
-class _Samples(Dataset["Sample | DataError"]):
-    """Indexed by (epoch, number of the image).
-
-    An error is returned: raised in a worker, it would arrive with the worker's traceback for a message.
-    """
-
-    def __init__(
-        self,
-        dataset: CocoDataset,
-        images: list[CocoImage],
-        height: int,
-        width: int,
-        seed: int,
-        augment: Augment,
-    ) -> None:
-        self.dataset = dataset
-        self.images = images
-        self.height, self.width = height, width
-        self.seed = seed
-        self.augment = augment
-        self.cache: dict[int, tuple[npt.NDArray[np.uint8], Letterbox]] = {}
-        self.cached = len(images) * height * width * 3 <= CACHE_BYTES
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, key: tuple[int, int]) -> Sample | DataError:
-        epoch, index = key
-        record = self.images[index]
-        try:
-            pixels, mapping = self._pixels(index)
-        except DataError as error:
-            return error
-        boxes = mapping.to_input(record.boxes)
-        generator = np.random.default_rng((self.seed, epoch, index))
-        pixels, boxes, kept = self.augment(pixels, boxes, generator)
-        return Sample(pixels, boxes, record.labels[kept], record.crowd[kept], record.id)
-
-    def _pixels(self, index: int) -> tuple[npt.NDArray[np.uint8], Letterbox]:
-        found = self.cache.get(index)
-        if found is None:
-            found = letterbox(self.dataset.load(self.images[index]), self.height, self.width)
-            if self.cached:
-                self.cache[index] = found
-        return found
-
-
-def _collate(made: list[Sample | DataError]) -> Batch | DataError:
-    samples: list[Sample] = []
-    for each in made:
-        if isinstance(each, DataError):
-            return each
-        samples.append(each)
-    most = max(len(sample.boxes) for sample in samples)
-    count = len(samples)
-    boxes = torch.zeros(count, most, 4)
-    labels = torch.zeros(count, most, dtype=torch.int64)
-    valid = torch.zeros(count, most, dtype=torch.bool)
-    ignore = torch.zeros(count, most, dtype=torch.bool)
-    for i, sample in enumerate(samples):
-        n = len(sample.boxes)
-        boxes[i, :n] = torch.from_numpy(sample.boxes)
-        labels[i, :n] = torch.from_numpy(sample.labels)
-        crowd = torch.from_numpy(sample.crowd)
-        valid[i, :n], ignore[i, :n] = ~crowd, crowd
-    images = torch.from_numpy(to_nchw([sample.image for sample in samples]))
-    if get_worker_info() is not None:
-        # Here a full shared memory is an error. Left to the queue, it is one in a thread that nobody hears, and a hang.
-        share: Callable[[Tensor], Tensor] = Tensor.share_memory_  # torch has no types for it
-        for tensor in (images, boxes, labels, valid, ignore):
-            share(tensor)
-    return Batch(images, Targets(boxes, labels, valid, ignore), tuple(sample.image_id for sample in samples))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -39,13 +40,25 @@ class Targets:
     """The annotated boxes of a batch, padded with zeros to G, the most that an image has.
 
     boxes: (B, G, 4) float32, xyxy in pixels of the input; labels: (B, G) int64, contiguous; valid: (B, G) bool, objects
-    to be found; ignore: (B, G) bool, crowd regions, in which an anchor is neither right nor wrong.
+    to be found; ignore: (B, G) bool, crowd regions, in which an anchor is neither right nor wrong; sizes: (B, 2) int64,
+    height and width of each image, top left in the input, beyond which is padding; None: all of the input is image.
     """
 
     boxes: Tensor
     labels: Tensor
     valid: Tensor
     ignore: Tensor
+    sizes: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Targets:
+        """The same with every tensor changed."""
+        return Targets(
+            boxes=change(self.boxes),
+            labels=change(self.labels),
+            valid=change(self.valid),
+            ignore=change(self.ignore),
+            sizes=None if self.sizes is None else change(self.sizes),
+        )
 
 
 @dataclass
@@ -87,11 +100,19 @@ class Detector(nn.Module, ABC):
         self.register_buffer("pixel_mean", torch.tensor(mean).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(std).reshape(1, 3, 1, 1), persistent=False)
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """images: (B, 3, H, W) RGB in 0..255, of any type -> what `features` takes, in the parameters' type."""
+    def normalize(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """images: (B, 3, H, W) RGB in 0..255, of any type -> what `features` takes, in the parameters' type.
+
+        sizes: as `Targets.sizes`; what lies beyond becomes zero, as where mmdetection and torchvision pad.
+        """
         if self.spec.channel_order == "bgr":
             images = images.flip(1)
-        return (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+        normalised = (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+        if sizes is None:
+            return normalised
+        rows = torch.arange(images.shape[2], device=images.device)[:, None] < sizes[:, 0, None, None]  # (B, H, 1)
+        columns = torch.arange(images.shape[3], device=images.device) < sizes[:, 1, None, None]  # (B, 1, W)
+        return normalised.masked_fill(~(rows & columns)[:, None], 0.0)
 
     @abstractmethod
     def features(self, images: Tensor) -> list[Tensor]:
@@ -127,7 +148,10 @@ class Detector(nn.Module, ABC):
         iou_threshold: float = 0.5,
         max_detections: int = 100,
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Boxes (D, 4), scores (D,) and labels (D,) of each image, after exact NMS."""
+        """Boxes (D, 4), scores (D,) and labels (D,) of each image, after exact NMS.
+
+        image_size: (height, width) that boxes are clipped to: of the input, or of its part that is no padding.
+        """
 
 
 def parameter_count(detector: nn.Module) -> int:

@@ -59,11 +59,11 @@ class DistillationObjective(Objective):
 
     def forward(self, images: Tensor, targets: Targets, step: int) -> Terms:
         student = self.detector
-        features = student.features(student.normalize(images))
+        features = student.features(student.normalize(images, targets.sizes))
         outputs = student.head(features)
         parts = student.loss(features, outputs, targets)
         detection = torch.stack(list(parts.values())).sum()
-        teacher_features, teacher_logits = self._ask_teacher(images)
+        teacher_features, teacher_logits = self._ask_teacher(images, targets.sizes)
         distilled = frs_loss(self.adapters(features), teacher_features, outputs.class_logits, teacher_logits)
         parts = {**parts, "frs_features": distilled.features, "frs_classes": distilled.classes}
         if not self._settled(step, detection, distilled.features, distilled.classes):
@@ -73,9 +73,9 @@ class DistillationObjective(Objective):
         return Terms(total, parts, {"alpha": self.alpha, "beta": self.beta, "w": ramp})
 
     @torch.no_grad()
-    def _ask_teacher(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _ask_teacher(self, images: Tensor, sizes: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
         teacher = self._teacher[0]
-        features = teacher.features(teacher.normalize(images))
+        features = teacher.features(teacher.normalize(images, sizes))
         return features, teacher.class_logits(features)
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from frs.data.coco import CocoImage
-from frs.edge.image import Letterbox
+from frs.data.resize import Placed
 from frs.edge.predictor import Predictor
 from frs.errors import DataError
 
@@ -47,7 +47,7 @@ class Accuracy:
         return asdict(self)
 
 
-Batches = Iterable[tuple[npt.NDArray[np.uint8], Sequence[Letterbox], Sequence[CocoImage]]]
+Batches = Iterable[tuple[npt.NDArray[np.uint8], Sequence[Placed], Sequence[CocoImage]]]
 
 
 def predict_dataset(predictor: Predictor, batches: Batches) -> list[Row]:

@@ -7,7 +7,9 @@ import copy
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.functional import pad
 
+from frs.data.resize import padded
 from frs.detectors.base import Detector
 from frs.edge.predictor import Detections, ModelInfo
 from frs.export.graph import DeployedDetector
@@ -58,18 +60,24 @@ class TorchPredictor:
 
     @torch.inference_mode()
     def predict(self, images: npt.NDArray[np.uint8]) -> list[Detections]:
-        """images: (N, 3, height, width) uint8."""
+        """images: (N, 3, height, width) uint8; of any height and width, the same for all, with the reference decode.
+
+        Sides that are no multiples of 32 are padded with zeros behind the normalisation, and boxes clipped to what is no
+        padding before NMS, as mmdetection does.
+        """
         batch = torch.from_numpy(images).to(self.device)
         if self.graph is not None:
             boxes, scores, labels, counts = self.graph(batch)
             found = [(boxes[i, :n], scores[i, :n], labels[i, :n]) for i, n in enumerate(counts.tolist())]
         else:
             assert self.detector is not None
-            features = self.detector.features(self.detector.normalize(batch))
+            height, width = batch.shape[2:]
+            padding = (0, padded(height, width)[1] - width, 0, padded(height, width)[0] - height)
+            features = self.detector.features(pad(self.detector.normalize(batch), padding))
             found = self.detector.reference_detections(
                 features,
                 self.detector.head(features),
-                image_size=(self.info.height, self.info.width),
+                image_size=(height, width),
                 score_threshold=self.score_threshold,
                 iou_threshold=self.iou_threshold,
                 max_detections=self.detections,

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from frs.data.loader import Batch, TrainingLoader, worker_error
-from frs.detectors import Targets
 from frs.errors import TrainingError
 from frs.interrupts import signals_deferred
 from frs.training import checkpoint as checkpoints
@@ -96,6 +95,8 @@ def train(
         if not isinstance(error, Exception):  # an interruption, so between two steps: what is there is whole
             training.save()
         raise
+    finally:
+        loader.close()
     objective.eval()
     return training.state.history
 
@@ -278,8 +279,9 @@ def _optimizer(objective: Objective, recipe: Recipe) -> torch.optim.AdamW:
 
 
 def _forward(objective: Objective, batch: Batch, step: int, device: Device, precision: str) -> Terms:
-    images = batch.images.to(device.torch_device, memory_format=torch.channels_last)
-    targets = Targets(**{name: tensor.to(device.torch_device) for name, tensor in vars(batch.targets).items()})
+    # Not waited for where the batch is pinned: what computes with them does.
+    images = batch.images.to(device.torch_device, non_blocking=True, memory_format=torch.channels_last)
+    targets = batch.targets.map(lambda tensor: tensor.to(device.torch_device, non_blocking=True))
     autocast = device.dtype(precision)
     with torch.autocast(device.kind, dtype=autocast, enabled=autocast is not None):
         terms: Terms = objective(images, targets, step)

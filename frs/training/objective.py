@@ -31,7 +31,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor, targets: Targets, step: int) -> Terms:
-        """images: (B, 3, H, W) uint8; step: optimiser steps taken so far."""
+        """images: (B, 3, H, W) uint8, padded beyond `targets.sizes`; step: optimiser steps taken so far."""
 
 
 class DetectionObjective(Objective):
@@ -42,6 +42,6 @@ class DetectionObjective(Objective):
         self.detector = detector
 
     def forward(self, images: Tensor, targets: Targets, step: int) -> Terms:
-        features = self.detector.features(self.detector.normalize(images))
+        features = self.detector.features(self.detector.normalize(images, targets.sizes))
         parts = self.detector.loss(features, self.detector.head(features), targets)
         return Terms(torch.stack(list(parts.values())).sum(), parts)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from frs.data.loader import Batch, TrainingLoader
-from frs.detectors import Targets
 from frs.training.device import Device
+from frs.training.loop import _forward
 from frs.training.objective import Objective, Terms
 
 STEPS = 3
@@ -28,13 +28,14 @@ class Probe:
 
     terms: the loss terms of the first step; reach: term -> part of the objective ("detector", "adapters", ...) -> L2 norm
     of the term's gradient there, 0 where it does not come; seconds: of a step, its images' loading included; memory: bytes
-    in use at most, of the GPU, or of this process where there is none.
+    in use at most, of the GPU, or of this process where there is none; steps: of an epoch.
     """
 
     terms: dict[str, float]
     reach: dict[str, dict[str, float]]
     seconds: float
     memory: int
+    steps: int
 
     def faults(self, needed: Mapping[str, Iterable[str]]) -> list[str]:
         """What is wrong, in words. needed: the terms that must not be 0, and the parts that each must reach."""
@@ -74,23 +75,15 @@ def probe(objective: Objective, loader: TrainingLoader, device: Device, precisio
         if device.kind == "cuda":
             torch.cuda.synchronize()
         ended.append(time.monotonic())
+    loader.close()
     seconds = min(b - a for a, b in itertools.pairwise(ended))
-    return Probe(terms, reach, seconds, _peak_memory(device))
+    return Probe(terms, reach, seconds, _peak_memory(device), loader.steps_per_epoch)
 
 
 def _first(loader: TrainingLoader) -> Iterable[Batch]:
     """The training's first batches, over and over where it has fewer."""
     epochs = (loader.epoch(epoch) for epoch in itertools.count())
     return itertools.islice(itertools.chain.from_iterable(epochs), STEPS)
-
-
-def _forward(objective: Objective, batch: Batch, step: int, device: Device, precision: str) -> Terms:
-    images = batch.images.to(device.torch_device, memory_format=torch.channels_last)
-    targets = Targets(**{name: tensor.to(device.torch_device) for name, tensor in vars(batch.targets).items()})
-    autocast = device.dtype(precision)
-    with torch.autocast(device.kind, dtype=autocast, enabled=autocast is not None):
-        answer: Terms = objective(images, targets, step)
-    return answer
 
 
 def _reach(objective: Objective, answer: Terms) -> dict[str, dict[str, float]]:

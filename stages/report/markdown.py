@@ -6,7 +6,7 @@ import html
 import re
 
 from stages.report.pictures import Picture, Pictures
-from stages.report.summary import Report, sentence, shown_precision
+from stages.report.summary import Report, measured_at, sentence, shown_precision
 from stages.report.tables import (
     Table,
     accuracy_table,
@@ -33,8 +33,8 @@ def markdown(report: Report, pictures: Pictures) -> str:
         f"**{sentence(report)}**",
         *([f"**Gates failed: {safe(', '.join(failed))}**"] if failed else []),
         _grid(models_table(report)),
-        f"AP in percent in torch with exact NMS; latency, memory and size of the {shown_precision(report)} ONNX file on "
-        f"{_hardware(report)}.{_CONTROL if 'control' in report['models'] else ''}",
+        f"AP in percent in torch with exact NMS, {measured_at(report)}; latency, memory and size of the "
+        f"{shown_precision(report)} ONNX file on {_hardware(report)}.{_CONTROL if 'control' in report['models'] else ''}",
         "## Accuracy of every artifact",
         _grid(accuracy_table(report)),
         f"COCO AP in percent on {report['data']['val']['images']} validation images.",

@@ -11,7 +11,7 @@ from stages.report import tables
 from stages.report.charts import CLASSES_SHOWN, charts
 from stages.report.gates import failures
 from stages.report.pictures import COLOURS, Pictures
-from stages.report.summary import NONE, Report, accuracy, cost, number, shown_precision, verdict
+from stages.report.summary import NONE, Report, accuracy, cost, measured_at, number, shown_precision, verdict
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,6 +46,7 @@ def page(report: Report, pictures: Pictures, config: str) -> str:
         threads=tables.threads(report),
         facts=list(_facts(report)),
         shown=shown_precision(report),
+        measured_at=measured_at(report),
         charts={name: Markup(svg) for name, svg in charts(report).items()},
         taught=tables.taught(report),
         tables={name: getattr(tables, f"{name}_table")(report) for name in _TABLES},

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from pipeline.stage import Context
 from stages.common import dataset, read_json
-from stages.validate import models
+from stages.validate import measured_file, models, resizes, scored_edge
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from PIL.Image import Image
+    from torch import Tensor
 
     from frs.data import CocoDataset, CocoImage
     from frs.detectors import Detector
@@ -60,7 +61,7 @@ def draw_pictures(context: Context) -> Pictures:
     data = dataset(context, "val")
     matches = {
         model: match_images(
-            context.inputs["val"], read_json(context.inputs["predictions"] / f"{model}-torch-fp32-reference.json")
+            context.inputs["val"], read_json(context.inputs["predictions"] / measured_file(context.config, model))
         )
         for model in models(context.config)
     }
@@ -189,17 +190,35 @@ def _richness(
     from torch.nn.functional import interpolate
 
     from frs.distill import feature_richness
-    from frs.edge.image import letterbox, to_nchw
 
-    size = context.config.input
-    boxed, mapping = letterbox(pixels, size.height, size.width)
     with torch.inference_mode():
-        features = teacher.features(teacher.normalize(torch.from_numpy(to_nchw([boxed]))))
+        images, (height, width) = _given(context, teacher, pixels)
+        features = teacher.features(images)
         levels = [
-            interpolate(feature_richness(logits)[:, None], (size.height, size.width), mode="bilinear")
+            interpolate(feature_richness(logits)[:, None], images.shape[2:], mode="bilinear")
             for logits in teacher.class_logits(features)
         ]
-        highest = torch.stack(levels).amax(0)[:, :, : mapping.content_height, : mapping.content_width]
+        highest = torch.stack(levels).amax(0)[:, :, :height, :width]
         fitted = interpolate(highest, shape, mode="bilinear")
     heat: npt.NDArray[np.float32] = fitted[0, 0].numpy()
     return heat
+
+
+def _given(context: Context, teacher: Detector, pixels: npt.NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int]]:
+    """What the teacher takes, (1, 3, H, W), resized as the student was trained; the (height, width) that is no padding."""
+    import torch
+    from torch.nn.functional import pad
+
+    from frs.data.resize import padded
+    from frs.edge.image import letterbox, to_nchw
+
+    if resizes(context.config)[0] == "letterbox":
+        size = context.config.input
+        boxed, mapping = letterbox(pixels, size.height, size.width)
+        images = teacher.normalize(torch.from_numpy(to_nchw([boxed])))
+        return images, (mapping.content_height, mapping.content_width)
+    edge = scored_edge(context.config)
+    scaled, placed = edge(pixels, edge.short_sides[0])
+    high, wide = padded(placed.height, placed.width)
+    images = teacher.normalize(torch.from_numpy(to_nchw([scaled])))
+    return pad(images, (0, wide - placed.width, 0, high - placed.height)), (placed.height, placed.width)

@@ -11,7 +11,7 @@ from pipeline.stage import Context, Metrics, Stage
 from stages.common import DATA_INPUTS, artifacts, dataset, read_json, version_of, write_json
 from stages.report.gates import failures, judge
 from stages.report.markdown import markdown
-from stages.validate import models
+from stages.validate import TRAINED_AT, models
 
 PUBLISHED = {"report": "report.json", "text": "report.md", "page": "report.html"}
 PACKAGES = (
@@ -35,8 +35,19 @@ def stage(config: Config) -> Stage:
             "profiles": "profile/profiles",
         },
         outputs={**PUBLISHED, "pictures": "pictures"},
-        reads=("name", "seed", "input", "report", "gates", "control", "export.precisions", "export.proposals"),
-        version=3,
+        reads=(
+            "name",
+            "seed",
+            "input",
+            "report",
+            "gates",
+            "control",
+            "export.precisions",
+            "export.proposals",
+            "validation",
+            *TRAINED_AT,
+        ),
+        version=4,
         run=_run,
         publish={**PUBLISHED, "pictures": "pictures"},
     )

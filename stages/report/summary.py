@@ -68,7 +68,8 @@ def table(report: Report, run_dir: Path) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    title = f"{escape(plain(report['name']))}: AP in torch, cost of the {shown_precision(report)} ONNX file"
+    costs = f"cost of the {shown_precision(report)} ONNX file"
+    title = f"{escape(plain(report['name']))}: AP in torch ({measured_at(report)}), {costs}"
     drawn = Table(title=title, title_justify="left")
     for i, column in enumerate(COLUMNS):
         drawn.add_column(column, justify="left" if i == 0 else "right")
@@ -85,8 +86,21 @@ def table(report: Report, run_dir: Path) -> RenderableType:
 
 
 def accuracy(report: Report, *key: str) -> dict[str, Any]:
-    """The row of a (model, runtime, precision, decode)."""
+    """The row of a (model, runtime, precision, decode); of several resizes the one that the student was trained with."""
     return next(a for a in report["accuracy"] if (a["model"], a["runtime"], a["precision"], a["decode"]) == key)
+
+
+def resized(row: dict[str, Any]) -> str:
+    """How images were brought to the size at which a row of the accuracy table was scored, in words."""
+    size = row["input"]
+    if size["resize"] == "letterbox":
+        return f"letterbox {size['width']} × {size['height']}"
+    return f"shorter side {size['height']}, longer at most {size['width']}"
+
+
+def measured_at(report: Report) -> str:
+    """The same of the rows by which models are compared."""
+    return resized(accuracy(report, "student", "torch", "fp32", "reference"))
 
 
 def shown_precision(report: Report) -> str:

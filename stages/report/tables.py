@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from stages.report.summary import COLUMNS, NONE, Report, accuracy, number, rows
+from stages.report.summary import COLUMNS, NONE, Report, accuracy, number, resized, rows
 
 APS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _ROW = ("model", "runtime", "precision", "decode")
@@ -34,8 +34,8 @@ def models_table(report: Report) -> Table:
 
 def accuracy_table(report: Report) -> Table:
     """COCO AP of everything that was scored."""
-    body = [(*(a[key] for key in _ROW), *(number(a[key]) for key in APS)) for a in report["accuracy"]]
-    return Table((*_ROW, *APS), body, texts=4)
+    body = [(*(a[key] for key in _ROW), resized(a), *(number(a[key]) for key in APS)) for a in report["accuracy"]]
+    return Table((*_ROW, "input", *APS), body, texts=5)
 
 
 def class_table(report: Report) -> Table:

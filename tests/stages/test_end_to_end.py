@@ -73,7 +73,10 @@ def test_report_json_keeps_its_schema(report: dict[str, Any]) -> None:
     assert low <= report["distillation"]["gain_AP"] <= high
     keys = {"model", "runtime", "precision", "decode", "input", "images", "AP", "AP50", "AP75", "APs", "APm", "APl"}
     assert all(keys | {"per_class"} == set(row) for row in report["accuracy"])
-    assert len(report["accuracy"]) == 3 * 2 + 2 * 2
+    assert len(report["accuracy"]) == 3 * 3 + 2 * 2
+    letterbox = {"resize": "letterbox", "height": 128, "width": 128}
+    edge = {"resize": "shortest_edge", "height": 128, "width": 1333}
+    assert [row["input"] for row in report["accuracy"]] == [letterbox, edge, letterbox] * 3 + [letterbox] * 4
     profile_keys = {
         "model", "runtime", "precision", "device", "batch", "latency_ms", "stages_ms", "throughput_ips",
         "peak_memory_mb", "artifact_mb", "energy_mj", "power_mode", "clocks", "throttled", "missing",
@@ -102,6 +105,7 @@ def test_the_reported_ap_is_what_pycocotools_says_of_the_predictions(finished: P
     truth = COCO(str(entry(finished, "data") / "val.json"))
     for row in report["accuracy"]:
         stem = "-".join(row[key] for key in ("model", "runtime", "precision", "decode"))
+        stem += "-shortest_edge" if row["input"]["resize"] == "shortest_edge" else ""
         found = json.loads((finished / "predictions" / f"{stem}.json").read_text())
         scorer = COCOeval(truth, truth.loadRes(found), "bbox")
         scorer.evaluate()

@@ -21,7 +21,7 @@ from frs.data import read_coco
 from frs.detectors import FasterRCNN, FasterRCNNSpec, HeadOutputs, Targets, build_detector
 from tests.frs.detectors.test_boxes_and_anchors import random_boxes
 from tests.frs.detectors.test_matching_and_losses import targets
-from tests.frs.export.lab import CATEGORY_IDS, CLASSES, SMALL, pictures, randomise, scale_output
+from tests.frs.export.lab import SMALL, pictures, randomise, scale_output
 
 HEIGHT, WIDTH = 96, 160  # P6's stride, 64, divides neither
 IMAGES = pictures(2, HEIGHT, WIDTH)
@@ -33,7 +33,7 @@ V2: dict[str, Any] = {"box_head": "conv", "fpn_norm": "batch", "head_depth": 2}
 def build(seed: int = 0, **options: Any) -> FasterRCNN:
     """A small one, as it is before training."""
     torch.manual_seed(seed)
-    spec = FasterRCNNSpec(CLASSES, CATEGORY_IDS, **{**SMALL, "levels": 5, "roi_channels": 64, **options})
+    spec = FasterRCNNSpec(**{**SMALL, "levels": 5, "roi_channels": 64, **options})
     built = build_detector(spec)
     assert isinstance(built, FasterRCNN)
     return built

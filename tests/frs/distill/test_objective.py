@@ -102,3 +102,17 @@ def test_gradients_reach_student_and_adapters_and_never_the_teacher() -> None:
     assert all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert not teacher.training, "train() on the objective must not wake the teacher's batch statistics"
+
+
+def test_what_lies_beyond_an_image_teaches_nothing() -> None:
+    """Teacher and student see zeros there, whatever the bytes are."""
+    images, targets = batch()
+    targets.sizes = torch.tensor([[64, 40], [33, 64]])
+    other = images.clone()
+    other[0, :, :, 40:], other[1, :, 33:] = 255, 7
+    losses = [
+        float(make(alpha=1e-3, beta=0.1, warmup_steps=0)(each, targets, 0).total.detach()) for each in (images, other)
+    ]
+    assert losses[0] == losses[1]
+    targets.sizes = None
+    assert float(make(alpha=1e-3, beta=0.1, warmup_steps=0)(other, targets, 0).total.detach()) != losses[0]

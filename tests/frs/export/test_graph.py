@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from frs.detectors import Detector
 from frs.edge.predictor import Detections
@@ -77,3 +80,28 @@ def test_predictors_say_what_they_are(detector: Detector) -> None:
     assert [str(part.dtype) for part in (found.boxes, found.scores, found.labels)] == ["float32", "float32", "int32"]
     with pytest.raises(ValueError, match="expected reference or graph"):
         TorchPredictor(detector, HEIGHT, WIDTH, decode="fast")
+
+
+def test_images_of_any_size_are_padded_behind_the_normalisation_and_boxes_end_with_the_image(
+    detector: Detector,
+) -> None:
+    """Against torchvision's padding; where boxes are clipped to the padded input, some reach beyond the image."""
+    images = IMAGES[:2, :, : HEIGHT - 13, : WIDTH - 7]
+    high, wide = images.shape[2:]
+    options: dict[str, Any] = {"score_threshold": 0.05, "iou_threshold": 0.5}
+    padding = GeneralizedRCNNTransform(0, 0, [0, 0, 0], [1, 1, 1], size_divisible=32)
+    with torch.inference_mode():
+        normalised = detector.normalize(torch.from_numpy(np.ascontiguousarray(images)))
+        features = detector.features(padding.batch_images(list(normalised)))
+        outputs = detector.head(features)
+        expected = detector.reference_detections(features, outputs, image_size=(high, wide), **options)
+        beyond = detector.reference_detections(features, outputs, image_size=(HEIGHT, WIDTH), **options)
+    found = TorchPredictor(detector, 32, 32, **options).predict(np.ascontiguousarray(images))
+    for ours, (boxes, scores, labels) in zip(found, expected, strict=True):
+        assert len(ours) > 20
+        np.testing.assert_allclose(ours.boxes, boxes, atol=1e-3)
+        np.testing.assert_allclose(ours.scores, scores, atol=1e-5)
+        assert ours.labels.tolist() == labels.tolist()
+        assert float(ours.boxes[:, 2].max()) <= wide
+        assert float(ours.boxes[:, 3].max()) <= high
+    assert any(float(boxes[:, 2].max()) > wide or float(boxes[:, 3].max()) > high for boxes, _, _ in beyond)

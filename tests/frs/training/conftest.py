@@ -21,8 +21,8 @@ def rectangles(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
     return read_coco(folder / "annotations.json", folder / "images")
 
 
-def draw_rectangles(folder: Path, count: int) -> None:
-    generator = np.random.default_rng(3)
+def draw_rectangles(folder: Path, count: int, seed: int = 3) -> None:
+    generator = np.random.default_rng(seed)
     (folder / "images").mkdir(exist_ok=True)
     images: list[Any] = []
     annotations: list[Any] = []

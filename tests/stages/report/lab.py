@@ -86,6 +86,7 @@ def _epoch(number: int) -> dict[str, Any]:
 def _accuracy(model: str, runtime: str, decode: str, ap: float) -> dict[str, Any]:
     return {
         "model": model, "runtime": runtime, "precision": "fp32", "decode": decode, "images": 1234, "AP": ap,
+        "input": {"resize": "letterbox", "height": 64, "width": 96},
         "AP50": 2 * ap, "AP75": ap / 2, "APs": None, "APm": ap, "APl": ap,
         "per_class": {HOSTILE: ap, "a|b": None, "$x$": ap},
     }  # fmt: skip

@@ -1,0 +1,3 @@
+from tests.frs.training.conftest import small
+
+__all__ = ["small"]
