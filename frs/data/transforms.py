@@ -1,8 +1,8 @@
 """What a training does to an image and its boxes; the random numbers come from a generator that is given.
 
-Flips, turns and zooms are torchvision's (transforms.v2.functional), which flips a photograph of 800 x 1333 pixels some forty
-times as fast as numpy and scales it ten times as fast as Pillow, to within 1 of 255 of Pillow's pixels. Its brightness and
-contrast take longer than the one table here.
+Flips, turns and zooms are torchvision's (transforms.v2.functional), several times as fast as numpy and Pillow; a scaled
+pixel is within 1 of 255 of Pillow's. Its brightness and contrast are slower than the one table here
+(`python benchmarks/augment.py`).
 """
 
 from __future__ import annotations
