@@ -17,8 +17,8 @@ from frs.detectors.anchors import base_anchors, grid_anchors, padded_strides
 from frs.detectors.base import Candidates, Detector, HeadOutputs, Targets
 from frs.detectors.boxes import clip, decode, encode
 from frs.detectors.dense import best_pairs, flatten, initialise, reference_selection, select, set_prior, tower
+from frs.detectors.focal import focal_sum
 from frs.detectors.fpn import FPN
-from frs.detectors.losses import focal_loss
 from frs.detectors.matching import Matches, match
 from frs.detectors.spec import DetectorSpec, check_choices, check_numbers, check_ranges
 from frs.distributed import normaliser
@@ -106,10 +106,8 @@ class RetinaNet(Detector):
 
         image, anchor = matches.positive.nonzero(as_tuple=True)
         box = matches.box[image, anchor]
-        wanted = torch.zeros_like(logits, dtype=torch.float32)
-        wanted[image, anchor, targets.labels[image, box]] = 1.0
-        counted = (matches.positive | matches.negative)[..., None]
-        classification = ((focal_loss(logits, wanted) * counted).sum(dim=(1, 2)) * share).sum()
+        pairs, counted = (image, anchor, targets.labels[image, box]), matches.positive | matches.negative
+        classification = (focal_sum(logits, pairs, counted=counted) * share).sum()
 
         found, true = deltas[image, anchor].float(), targets.boxes[image, box]
         if self.spec.box_loss == "giou":

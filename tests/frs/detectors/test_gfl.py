@@ -261,7 +261,7 @@ def test_no_gradient_goes_through_what_is_a_target_or_a_weight() -> None:
 
 def test_an_image_without_a_positive_counts_as_one() -> None:
     outputs, targets = random_outputs(3), some_targets()
-    added = Targets(*(torch.cat([part, part.new_zeros(1, *part.shape[1:])]) for part in vars(targets).values()))
+    added = targets.map(lambda part: torch.cat([part, part.new_zeros(1, *part.shape[1:])]))
     loss = build().loss([], outputs, added)
     expected, count = losses_written_out(outputs, added)
     assert count == losses_written_out(random_outputs(2), targets)[1] + 1

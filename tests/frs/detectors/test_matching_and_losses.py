@@ -5,11 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 from torchvision.models.detection._utils import Matcher
-from torchvision.ops import box_iou, sigmoid_focal_loss
+from torchvision.ops import box_iou
 
 from frs.detectors import Targets
 from frs.detectors.anchors import base_anchors, grid_anchors
-from frs.detectors.losses import focal_loss
 from frs.detectors.matching import match
 from tests.frs.detectors.test_boxes_and_anchors import random_boxes
 
@@ -113,25 +112,3 @@ def test_a_crowd_region_makes_nothing_right_or_wrong() -> None:
     without = match(ANCHORS, targets([box]))
     assert torch.equal(found.negative[0] | covered, without.negative[0] | covered)
     assert torch.equal(found.positive[0], without.positive[0] & ~covered)
-
-
-def test_focal_loss_is_torchvisions() -> None:
-    generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(200, 7, generator=generator) * 4
-    wanted = (torch.rand(200, 7, generator=generator) < 0.2).float()
-    logits.requires_grad_(True)
-    ours = focal_loss(logits, wanted)
-    (gradient,) = torch.autograd.grad(ours.sum(), logits)
-    theirs = sigmoid_focal_loss(logits, wanted)
-    (expected,) = torch.autograd.grad(theirs.sum(), logits)
-    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-5)
-
-
-def test_focal_loss_survives_extreme_logits() -> None:
-    logits = torch.tensor([-200.0, 200.0], requires_grad=True)
-    loss = focal_loss(logits, torch.tensor([1.0, 0.0]))
-    torch.autograd.backward(loss.sum())
-    assert bool(loss.isfinite().all())
-    assert logits.grad is not None
-    assert bool(logits.grad.isfinite().all())

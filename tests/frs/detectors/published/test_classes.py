@@ -17,7 +17,7 @@ NAMES, IDS = ("cat", "dog", "bird", "N/A", "N/A"), (3, 17, 44, 60, 61)
 
 def built(family: str) -> Detector:
     torch.manual_seed(0)
-    detector = build_detector(spec_of_family(family)(NAMES, IDS, **SMALL)).eval()
+    detector = build_detector(spec_of_family(family)(**{**SMALL, "classes": NAMES, "category_ids": IDS})).eval()
     randomise(detector)
     return detector
 
