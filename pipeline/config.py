@@ -73,10 +73,12 @@ class AugmentConfig(Section):
 class TrainConfig(Section):
     """AdamW with a one-cycle schedule; the last epoch's weights are the result."""
 
-    how = frozenset({"workers", "checkpoint_minutes"})
+    how = frozenset({"workers", "checkpoint_minutes", "devices", "nodes", "rendezvous"})
 
     epochs: int = Field(12, ge=1, le=1000, description="passes over the training images")
-    batch: int = Field(8, ge=1, le=1024, description="images of a step; an epoch's last, smaller batch is left out")
+    batch: int = Field(
+        8, ge=1, le=1024, description="images of a step, over all devices; an epoch's last, smaller batch is left out"
+    )
     lr: float = Field(1e-3, gt=0, le=1, description="peak learning rate")
     backbone_lr: float = Field(1.0, ge=0, le=10, description="factor on lr for the backbone; 0 freezes it")
     weight_decay: float = Field(1e-2, ge=0, le=1, description="AdamW's, decoupled")
@@ -107,6 +109,27 @@ class TrainConfig(Section):
         gt=0,
         description="minutes between checkpoints within an epoch; each epoch ends with one; changes no result",
     )
+    devices: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+        1,
+        description="GPUs of this machine that share a batch, a process each; auto: all that torch sees; on a CPU: processes; "
+        "changes no result but by rounding, and the statistics that BatchNorm takes of a part of the batch",
+    )
+    nodes: int = Field(1, ge=1, le=1024, description="machines that train together, each given the same command")
+    rendezvous: str | None = Field(
+        None, pattern=r"^\S+:\d{1,5}$", description="host:port of the first machine, where they meet; for nodes > 1"
+    )
+
+    @model_validator(mode="after")
+    def _shared_out(self) -> TrainConfig:
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError(
+                f"nodes is {self.nodes}, so rendezvous must say where they meet: host:port of the first one"
+            )
+        if self.devices != "auto" and self.batch % (self.devices * self.nodes):
+            raise ValueError(
+                f"batch ({self.batch}) must be a multiple of devices times nodes ({self.devices * self.nodes}), which share it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sides_agree(self) -> TrainConfig:

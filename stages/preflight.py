@@ -17,6 +17,7 @@ from stages.given import label
 from stages.training import device, initial_detector, training_loader
 
 if TYPE_CHECKING:
+    from frs.data.loader import TrainingLoader
     from frs.detectors import Detector
     from frs.training import Device
     from frs.training.preflight import Probe
@@ -134,7 +135,7 @@ def _detection_probe(context: Context, config: TrainConfig, detector: Detector, 
     from frs.training import DetectionObjective
     from frs.training.preflight import probe
 
-    return probe(DetectionObjective(detector), training_loader(context, config, where), where, config.precision)
+    return probe(DetectionObjective(detector), _loader(context, config, where), where, config.precision)
 
 
 def _distillation_probe(context: Context, learner: Detector, ours: Detector, where: Device) -> Probe:
@@ -145,7 +146,14 @@ def _distillation_probe(context: Context, learner: Detector, ours: Detector, whe
     where.place(ours)
     objective = DistillationObjective(learner, ours, DistillationWeights(alpha=1.0, beta=1.0, warmup_steps=0))
     config = context.config.student.train
-    return probe(objective, training_loader(context, config, where), where, config.precision)
+    return probe(objective, _loader(context, config, where), where, config.precision)
+
+
+def _loader(context: Context, config: TrainConfig, where: Device) -> TrainingLoader:
+    """With the batches of one device, which its memory must hold and its time be measured on."""
+    from frs.training.ranks import count_devices
+
+    return training_loader(context, config, where, ranks=config.nodes * count_devices(config.devices, where.kind))
 
 
 def _terms(probes: Mapping[str, Probe]) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.config import Config
 from pipeline.stage import Context, Metrics, Stage
 from stages.common import DATA_INPUTS, dataset, external, training_facts, write_json
-from stages.training import new_detector, train_detector
+from stages.training import in_ranks, is_writer, new_detector, train_detector
 
 
 def student_stage() -> Stage:
@@ -49,6 +49,14 @@ def external_files(config: Config) -> Mapping[str, Path]:
 
 
 def _run_control(context: Context) -> Metrics:
+    return in_ranks(context, "control", context.config.student.train, _train_control)
+
+
+def _run_student(context: Context) -> Metrics:
+    return in_ranks(context, "student", context.config.student.train, _train_student)
+
+
+def _train_control(context: Context) -> Metrics:
     from frs.training import DetectionObjective
 
     config = context.config.student
@@ -57,7 +65,7 @@ def _run_control(context: Context) -> Metrics:
     return metrics
 
 
-def _run_student(context: Context) -> Metrics:
+def _train_student(context: Context) -> Metrics:
     from frs.detectors import Detector, load_detector
     from frs.distill.objective import DistillationObjective, DistillationWeights
     from frs.errors import TrainingError
@@ -84,5 +92,6 @@ def _run_student(context: Context) -> Metrics:
         "beta": trained.beta,
         "chosen": "auto" if "auto" in (settings.alpha, settings.beta) else "given",
     }
-    write_json(context.outputs["distillation"], distillation)
+    if is_writer():
+        write_json(context.outputs["distillation"], distillation)
     return {**metrics, **distillation}

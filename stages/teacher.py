@@ -12,7 +12,7 @@ from pipeline.published import Published
 from pipeline.stage import Context, Metrics, Stage
 from stages.common import DATA_INPUTS, dataset, external, training_facts, write_json
 from stages.given import fit_teacher, label, load_teacher
-from stages.training import new_detector, train_detector
+from stages.training import in_ranks, new_detector, train_detector
 
 if TYPE_CHECKING:
     from frs.detectors import Detector
@@ -41,11 +41,16 @@ def external_files(config: Config) -> Mapping[str, Path]:
 
 
 def _run(context: Context) -> Metrics:
-    from frs.training import DetectionObjective
-
     config = context.config.teacher
     if config.checkpoint is not None:
         return _take(context)
+    return in_ranks(context, "teacher", config.train, _train)
+
+
+def _train(context: Context) -> Metrics:
+    from frs.training import DetectionObjective
+
+    config = context.config.teacher
     assert config.detector is not None  # the configuration sees to that
     detector = new_detector(context, config.detector, dataset(context, "val"))
     _, metrics = train_detector(context, detector, config.train, lambda detector, *_: DetectionObjective(detector))

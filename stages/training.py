@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import TrainConfig
 from pipeline.detectors import AnyDetector
@@ -16,6 +17,42 @@ if TYPE_CHECKING:
     from frs.data.loader import TrainingLoader
     from frs.detectors import Detector
     from frs.training import Device, Objective
+    from frs.training.rank import Rank
+
+
+def in_ranks(context: Context, name: str, config: TrainConfig, work: Callable[[Context], Metrics]) -> Metrics:
+    """Do a stage's work, which trains, here, or in the processes that train.devices and train.nodes ask for.
+
+    work: a function of a module, of the context; of several ranks each does all of it. name: the stage's.
+    """
+    from frs.training import device_kind
+    from frs.training.ranks import Ranks, count_devices, launch
+
+    kind = device_kind(context.config.runtime.device)
+    devices = count_devices(config.devices, kind)
+    if devices == config.nodes == 1:
+        return work(context)
+    ranks = Ranks(kind, devices, config.nodes, config.rendezvous, f"{context.config.name}/{name}")
+    parts = {each.name: getattr(context, each.name) for each in fields(context) if each.name != "progress"}
+    return launch(_RanksWork(work, parts), ranks, context.progress)
+
+
+@dataclass(frozen=True)
+class _RanksWork:
+    """A stage's work as it is sent to its ranks: all of its context but the console, which is the runner's."""
+
+    work: Callable[[Context], Metrics]
+    parts: dict[str, Any]
+
+    def __call__(self, rank: Rank) -> Metrics:
+        return self.work(Context(progress=rank, **self.parts))
+
+
+def is_writer() -> bool:
+    """Whether this process writes the stage's outputs: of several ranks the first one of a machine."""
+    from frs.distributed import local_rank
+
+    return local_rank() == 0
 
 
 def new_detector(context: Context, config: AnyDetector, data: CocoDataset) -> Detector:
@@ -57,36 +94,44 @@ def train_detector(
     make_objective: from the detector, the device and the number of steps.
     """
     from frs.detectors import parameter_count, save_detector
+    from frs.distributed import rank, world_size
     from frs.training import Recipe, train
+    from frs.training.rank import Rank
 
     where = device(context)
-    loader = training_loader(context, config, where)
-    fields = {"batch", "drop_empty", "augment", "workers", "resize", "short_side", "long_side", "multiscale"}
-    recipe = Recipe(seed=context.config.seed, **config.model_dump(exclude=fields))
+    loader = training_loader(context, config, where, rank=rank(), ranks=world_size())
+    of_data = {"batch", "drop_empty", "augment", "workers", "resize", "short_side", "long_side", "multiscale"}
+    of_ranks = {"devices", "nodes", "rendezvous"}
+    recipe = Recipe(seed=context.config.seed, **config.model_dump(exclude=of_data | of_ranks))
     steps = config.epochs * loader.steps_per_epoch
     objective = make_objective(detector, where, steps)
-    history = train(
+    progress = context.progress
+    run = progress.train if isinstance(progress, Rank) else partial(train, watcher=progress)
+    history = run(
         objective,
         loader,
         recipe,
         where,
         scratch=context.scratch,
-        watcher=context.progress,
         evaluate=lambda: validation_ap(context, detector, config),
     )
-    detector.cpu()
-    save_detector(context.outputs["weights"], detector)
-    write_json(context.outputs["history"], [asdict(epoch) for epoch in history])
+    if is_writer():
+        detector.cpu()
+        save_detector(context.outputs["weights"], detector)
+        write_json(context.outputs["history"], [asdict(epoch) for epoch in history])
     return objective, {
         "params": parameter_count(detector),
         "epochs": config.epochs,
         "steps": steps,
+        "ranks": world_size(),
         "final": history[-1].terms,
     }
 
 
-def training_loader(context: Context, config: TrainConfig, where: Device) -> TrainingLoader:
-    """The training's batches."""
+def training_loader(
+    context: Context, config: TrainConfig, where: Device, *, rank: int = 0, ranks: int = 1
+) -> TrainingLoader:
+    """The training's batches, or one rank's part of them."""
     from frs.data.loader import TrainingLoader
     from frs.data.transforms import Augment
 
@@ -102,6 +147,8 @@ def training_loader(context: Context, config: TrainConfig, where: Device) -> Tra
         workers=config.workers,
         shortest_edge=shortest_edge(config),
         pin=where.kind == "cuda",
+        rank=rank,
+        ranks=ranks,
     )
 
 

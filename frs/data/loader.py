@@ -40,8 +40,10 @@ class TrainingLoader:
 
     height, width: of the letterbox that images are brought to; shortest_edge: takes its place; then the sides of a batch are
     multiples of 32, and its images upright or lying, all of them but in an epoch's last steps. drop_empty: leave out images
-    without an object. workers: processes that prepare batches; 0: this one. pin: into memory that a GPU copies from. The
-    last batch of an epoch is dropped if it is not full. Raises DataError when there are fewer images than one batch takes.
+    without an object. workers: processes that prepare batches; 0: this one. pin: into memory that a GPU copies from. rank,
+    ranks: of each batch this loader gives every ranks-th image, from the rank-th on, so that the n-th images of all ranks
+    stand side by side in it. The last batch of an epoch is dropped if it is not full. Raises DataError when there are fewer
+    images than one batch takes, TrainingError when the ranks cannot share a batch equally.
     """
 
     def __init__(
@@ -57,7 +59,14 @@ class TrainingLoader:
         workers: int,
         shortest_edge: ShortestEdge | None = None,
         pin: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
+        if batch % ranks:
+            raise TrainingError(
+                f"train.batch is {batch}, which {ranks} processes cannot share equally; make it a multiple of {ranks}, or "
+                "change train.devices"
+            )
         images = [image for image in dataset.images if not drop_empty or not image.crowd.all()]
         if len(images) < batch:
             raise DataError(f"train.batch is {batch}, but there are only {len(images)} images to train on; lower it")
@@ -72,7 +81,7 @@ class TrainingLoader:
             keep_bytes=CACHE_BYTES // max(1, workers),  # each process has its own
         )
         upright = [shortest_edge is not None and image.width < image.height for image in images]
-        self.order = Order(tuple(upright), batch, seed)
+        self.order = Order(tuple(upright), batch, seed, rank, ranks)
         self.collate = Collate() if shortest_edge is None else Collate(multiple=32, sized=True)
         self.workers = workers
         self.pin = pin

@@ -14,12 +14,15 @@ class Order:
     """upright: of each image, whether it is higher than wide; batch: images of a step.
 
     A batch holds images of one kind, so that little of it is padding, except that what is left of both at the end of an epoch
-    is put together (mmdetection's AspectRatioBatchSampler). With images of one kind it is the plain shuffled order.
+    is put together (mmdetection's AspectRatioBatchSampler). With images of one kind it is the plain shuffled order. rank,
+    ranks: of a batch every ranks-th image is loaded here, from the rank-th on.
     """
 
     upright: tuple[bool, ...]
     batch: int
     seed: int
+    rank: int = 0
+    ranks: int = 1
 
     @property
     def steps(self) -> int:
@@ -54,4 +57,4 @@ class _Endless:
         for epoch in count(self.first_epoch):
             start = self.first_step if epoch == self.first_epoch else 0
             for batch in self.order.epoch(epoch)[start:]:
-                yield [(epoch, index) for index in batch]
+                yield [(epoch, index) for index in batch[self.order.rank :: self.order.ranks]]

@@ -48,3 +48,23 @@ def grid_anchors(
         centres = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
         levels.append((centres + base).reshape(-1, 4))
     return torch.cat(levels)
+
+
+def shapes(levels: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """(H, W) of each of the (B, C, H, W)."""
+    return [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
+
+
+def places_within(of: Sequence[tuple[int, int]], strides: Sequence[int], each: int, sizes: Tensor) -> Tensor:
+    """(B, N) bool, in the order of `grid_anchors` with `each` anchors at a place: those that mmdetection trains of each image.
+
+    sizes: (B, 2), heights and widths. Of an image they are those that it would have alone, padded to multiples of 32; what
+    lies beyond is padding that only the batch's larger images bring (mmdetection's `valid_flags`).
+    """
+    alone = sizes + -sizes % 32
+    levels = []
+    for (height, width), stride in zip(of, strides, strict=True):
+        rows = torch.arange(height, device=sizes.device) * stride < alone[:, :1]  # (B, H)
+        columns = torch.arange(width, device=sizes.device) * stride < alone[:, 1:]  # (B, W)
+        levels.append((rows[:, :, None] & columns[:, None, :]).flatten(1).repeat_interleave(each, dim=1))
+    return torch.cat(levels, dim=1)

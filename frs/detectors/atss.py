@@ -17,8 +17,9 @@ INSIDE = 0.01
 
 
 @torch.no_grad()
-def assign(levels: Sequence[Tensor], targets: Targets, *, nearest: int = 9) -> Matches:
-    """levels: (N, 4) xyxy for each level of the pyramid; two anchors or more in all.
+def assign(levels: Sequence[Tensor], targets: Targets, *, nearest: int = 9, within: Tensor | None = None) -> Matches:
+    """levels: (N, 4) xyxy for each level of the pyramid; two anchors or more in all. within: (B, N) bool over all levels,
+    those that count, two or more of each image; None: all.
 
     An object's candidates are the `nearest` anchors of each level, by the distance of the centres. Positive: a candidate
     whose centre is inside the object, and whose IoU is at least the mean plus the standard deviation of all candidates'.
@@ -27,10 +28,15 @@ def assign(levels: Sequence[Tensor], targets: Targets, *, nearest: int = 9) -> M
     anchors = torch.cat(list(levels))
     batch, count = targets.boxes.shape[:2]
     if count == 0:
-        return nothing_to_find(batch, anchors)
-    candidates = _nearest(levels, targets.boxes, nearest)  # (B, G, C)
+        return nothing_to_find(batch, anchors, within)
+    candidates = _nearest(levels, targets.boxes, nearest, within)  # (B, G, C)
     overlap = iou(targets.boxes[:, :, None], anchors[candidates])[:, :, 0]  # (B, G, C)
-    threshold = overlap.mean(dim=2, keepdim=True) + overlap.std(dim=2, keepdim=True)
+    if within is None:
+        threshold = overlap.mean(dim=2, keepdim=True) + overlap.std(dim=2, keepdim=True)
+    else:
+        counts = within.gather(1, candidates.flatten(1)).view_as(candidates)
+        overlap = overlap.masked_fill(~counts, -1.0)
+        threshold = _threshold(overlap, counts)
     centres, boxes = _centres(anchors)[candidates], targets.boxes[:, :, None]
     margin = torch.cat([centres - boxes[..., :2], boxes[..., 2:] - centres], dim=-1).amin(dim=-1)  # (B, G, C)
     fits = (overlap >= threshold) & (margin > INSIDE) & targets.valid[..., None]
@@ -39,19 +45,29 @@ def assign(levels: Sequence[Tensor], targets: Targets, *, nearest: int = 9) -> M
     claims.scatter_(2, candidates, overlap.masked_fill(~fits, -1.0))
     best, box = claims.max(dim=1)  # (B, N)
     positive = best >= 0
-    negative = ~positive
+    negative = ~positive if within is None else ~positive & within
     if bool(targets.ignore.any()):
         free = ~in_crowd(anchors, targets)
         positive, negative = positive & free, negative & free
     return Matches(positive, negative, box * positive)
 
 
-def _nearest(levels: Sequence[Tensor], boxes: Tensor, nearest: int) -> Tensor:
-    """Indices (B, G, C) into all anchors: the nearest of each level to each of the boxes (B, G, 4)."""
+def _threshold(overlap: Tensor, counts: Tensor) -> Tensor:
+    """Mean plus standard deviation (B, G, 1) of those of (B, G, C) that count."""
+    number = counts.sum(dim=2, keepdim=True)
+    mean = (overlap * counts).sum(dim=2, keepdim=True) / number
+    variance = ((overlap - mean).square() * counts).sum(dim=2, keepdim=True) / (number - 1)
+    return mean + variance.sqrt()
+
+
+def _nearest(levels: Sequence[Tensor], boxes: Tensor, nearest: int, within: Tensor | None) -> Tensor:
+    """Indices (B, G, C) into all anchors: the nearest of each level to each of the boxes (B, G, 4), those that count first."""
     found, first = [], 0
     for anchors in levels:
         apart = _centres(anchors) - _centres(boxes)[:, :, None]  # (B, G, N, 2)
         distance = apart.square().sum(dim=-1)
+        if within is not None:
+            distance = distance.masked_fill(~within[:, None, first : first + len(anchors)], torch.inf)
         found.append(distance.topk(min(nearest, len(anchors)), dim=2, largest=False).indices + first)
         first += len(anchors)
     return torch.cat(found, dim=2)

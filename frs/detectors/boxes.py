@@ -50,7 +50,10 @@ def decode(deltas: Tensor, anchors: Tensor, *, bounded_below: bool = True) -> Te
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
-def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """(..., 4) xyxy brought inside an image of (height, width)."""
-    height, width = float(size[0]), float(size[1])
-    return torch.minimum(boxes.clamp(min=0.0), boxes.new_tensor([width, height, width, height]))
+def clip(boxes: Tensor, size: tuple[int, int] | Tensor) -> Tensor:
+    """(..., 4) xyxy brought inside an image of (height, width), or (B, N, 4) inside images of (B, 2)."""
+    if isinstance(size, Tensor):
+        limits = size[:, None, [1, 0, 1, 0]].to(boxes.dtype)
+    else:
+        limits = boxes.new_tensor([float(size[1]), float(size[0])] * 2)
+    return torch.minimum(boxes.clamp(min=0.0), limits)

@@ -105,7 +105,8 @@ class FasterRCNN(Detector):
         size = features[0].shape[2] * self.spec.finest, features[0].shape[3] * self.spec.finest
         terms = self.rpn.loss(outputs, targets, size)
         total = 2000 if self.torchvision else 1000
-        proposals, present = self.rpn.proposals(outputs, size, per_level=2000, total=total)
+        inside = size if targets.sizes is None else targets.sizes
+        proposals, present = self.rpn.proposals(outputs, inside, per_level=2000, total=total)
         samples = self.roi_head.samples(proposals, present, targets)
         logits, deltas = self.roi_head(self._pooled(features, samples.boxes, samples.image))
         return {**terms, **self.roi_head.loss(logits, deltas, samples)}

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from frs.detectors.anchors import base_anchors, grid_anchors
+from frs.detectors.anchors import base_anchors, grid_anchors, places_within, shapes
 from frs.detectors.atss import assign
 from frs.detectors.base import Candidates, Detector, HeadOutputs, Targets
 from frs.detectors.boxes import clip, iou
@@ -89,7 +89,10 @@ class GFL(Detector):
         centres, strides = _places(torch.cat(levels))  # (N, 2), (N, 1)
         logits = flatten(outputs.class_logits, len(self.spec.classes))  # (B, N, K)
         sides = flatten(outputs.box_regression, 4 * (self.spec.reg_max + 1))  # (B, N, 4 * (R + 1))
-        matches = assign(levels, targets)
+        within = None
+        if targets.sizes is not None:
+            within = places_within(shapes(outputs.class_logits), self.spec.strides, 1, targets.sizes)
+        matches = assign(levels, targets, within=within)
 
         image, place = matches.positive.nonzero(as_tuple=True)
         box = matches.box[image, place]

@@ -38,8 +38,9 @@ def match(
     negative_iou: float = 0.4,
     best_iou: float | None = 0.0,
     last_best_wins: bool = False,
+    within: Tensor | None = None,
 ) -> Matches:
-    """anchors: (N, 4), or (B, N, 4) where each image has its own; xyxy.
+    """anchors: (N, 4), or (B, N, 4) where each image has its own; xyxy. within: (B, N) bool, those that count; None: all.
 
     Positive: an IoU of at least `positive_iou` with an object, or no anchor overlaps an object more (ties included) and that
     IoU is at least `best_iou`; None: the first alone. An object that no anchor touches is found by none, where mmdetection
@@ -49,9 +50,11 @@ def match(
     """
     batch, count = targets.boxes.shape[:2]
     if count == 0:
-        return nothing_to_find(batch, anchors)
+        return nothing_to_find(batch, anchors, within)
     overlap = iou(targets.boxes, anchors)  # (B, G, N)
     overlap = overlap.masked_fill(~targets.valid[..., None], -1.0)
+    if within is not None:
+        overlap = overlap.masked_fill(~within[:, None], -1.0)
     best, box = overlap.max(dim=1)  # (B, N)
     positive = best >= positive_iou
     if best_iou is not None:
@@ -63,16 +66,19 @@ def match(
             last = (best_of_object * number).amax(dim=1).long()
             box = torch.where(last > 0, last - 1, box)
     negative = (best < negative_iou) & ~positive
+    if within is not None:
+        negative = negative & within
     if bool(targets.ignore.any()):
         free = ~in_crowd(anchors, targets)
         positive, negative = positive & free, negative & free
     return Matches(positive, negative, box * positive)
 
 
-def nothing_to_find(batch: int, anchors: Tensor) -> Matches:
-    """Of a batch without a box: all anchors, (N, 4) or (B, N, 4), are negative."""
+def nothing_to_find(batch: int, anchors: Tensor, within: Tensor | None = None) -> Matches:
+    """Of a batch without a box: all anchors, (N, 4) or (B, N, 4), that are `within` are negative."""
     everything = torch.ones(batch, anchors.shape[-2], dtype=torch.bool, device=anchors.device)
-    return Matches(~everything, everything, torch.zeros_like(everything, dtype=torch.int64))
+    negative = everything if within is None else within
+    return Matches(~everything, negative, torch.zeros_like(everything, dtype=torch.int64))
 
 
 def in_crowd(anchors: Tensor, targets: Targets) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
-from frs.detectors.anchors import base_anchors, grid_anchors, padded_strides
+from frs.detectors.anchors import base_anchors, grid_anchors, padded_strides, places_within, shapes
 from frs.detectors.base import Candidates, Detector, HeadOutputs, Targets
 from frs.detectors.boxes import clip, decode, encode
 from frs.detectors.dense import best_pairs, flatten, initialise, reference_selection, select, set_prior, tower
@@ -101,7 +101,12 @@ class RetinaNet(Detector):
         anchors = self._anchors(outputs.class_logits).to(targets.boxes.device)  # (N, 4)
         logits = flatten(outputs.class_logits, len(self.spec.classes))  # (B, N, K)
         deltas = flatten(outputs.box_regression, 4)  # (B, N, 4)
-        matches = match(anchors, targets, last_best_wins=self.spec.conventions == "mmdet")
+        matches = match(
+            anchors,
+            targets,
+            last_best_wins=self.spec.conventions == "mmdet",
+            within=self._within(outputs.class_logits, targets),
+        )
         share = self._share(matches)  # (B,)
 
         image, anchor = matches.positive.nonzero(as_tuple=True)
@@ -177,9 +182,15 @@ class RetinaNet(Detector):
     def _anchors(self, levels: list[Tensor]) -> Tensor:
         """(N, 4) for feature maps of these sizes."""
         spec, rounded = self.spec, self.spec.conventions == "torchvision"
-        shapes = [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
+        maps = shapes(levels)
         bases = [
             base_anchors(stride, spec.anchor_scale, spec.octaves, spec.ratios, rounded=rounded)
             for stride in spec.strides
         ]
-        return grid_anchors(shapes, padded_strides(shapes, spec.finest) if rounded else spec.strides, bases)
+        return grid_anchors(maps, padded_strides(maps, spec.finest) if rounded else spec.strides, bases)
+
+    def _within(self, levels: list[Tensor], targets: Targets) -> Tensor | None:
+        """(B, N): the anchors that count in the loss; None: all, as with torchvision."""
+        if targets.sizes is None or self.spec.conventions == "torchvision":
+            return None
+        return places_within(shapes(levels), self.spec.strides, self.spec.anchors_per_location, targets.sizes)

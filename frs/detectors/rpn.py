@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, pad
 from torchvision.ops import batched_nms
 
-from frs.detectors.anchors import base_anchors
+from frs.detectors.anchors import base_anchors, places_within, shapes
 from frs.detectors.base import HeadOutputs, Targets
 from frs.detectors.boxes import clip, decode, encode
 from frs.detectors.cluster_nms import cluster_nms
@@ -63,8 +63,8 @@ class RPN(nn.Module):
         return [self.class_output(self.tower(level)) for level in features]
 
     def anchors(self, levels: list[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
-        """(H * W * A, 4) for each level. torchvision rounds the sides, and spreads a level's places over the whole input:
-        where the stride does not divide it they are closer than the stride."""
+        """(H * W * A, 4) for each level; image_size: of the input with its padding. torchvision rounds the sides, and spreads
+        a level's places over the whole input: where the stride does not divide it they are closer than the stride."""
         found = []
         for level, stride in zip(levels, self.strides, strict=True):
             base = base_anchors(stride, self.scale, 1, self.ratios)
@@ -84,7 +84,10 @@ class RPN(nn.Module):
         anchors = torch.cat(self.anchors(outputs.class_logits, image_size))
         logits = flatten(outputs.class_logits, 1)[..., 0].float()  # (B, N)
         deltas = flatten(outputs.box_regression, 4).float()  # (B, N, 4)
-        matches = self.match(anchors, targets)
+        within = None
+        if targets.sizes is not None and not self.torchvision:
+            within = places_within(shapes(outputs.class_logits), self.strides, len(self.ratios), targets.sizes)
+        matches = self.match(anchors, targets, within)
         positive, negative = sample(matches.positive, matches.negative, count=256, positive_fraction=0.5)
         total = normaliser(self._counted(positive, negative))
 
@@ -98,7 +101,7 @@ class RPN(nn.Module):
             "rpn_box": distance.sum() / total,
         }
 
-    def match(self, anchors: Tensor, targets: Targets) -> Matches:
+    def match(self, anchors: Tensor, targets: Targets, within: Tensor | None = None) -> Matches:
         """Positive from an IoU of 0.7, negative below 0.3; an object's best anchor is positive: in mmdetection from 0.3, and
         for the last of the objects whose best it is; in torchvision always, and for the object that it overlaps most."""
         return match(
@@ -108,6 +111,7 @@ class RPN(nn.Module):
             negative_iou=0.3,
             best_iou=0.0 if self.torchvision else 0.3,
             last_best_wins=not self.torchvision,
+            within=within,
         )
 
     def _counted(self, positive: Tensor, negative: Tensor) -> Tensor:
@@ -117,7 +121,7 @@ class RPN(nn.Module):
 
     @torch.no_grad()
     def proposals(
-        self, outputs: HeadOutputs, image_size: tuple[int, int], *, per_level: int, total: int
+        self, outputs: HeadOutputs, image_size: tuple[int, int] | Tensor, *, per_level: int, total: int
     ) -> tuple[Tensor, Tensor]:
         """Boxes (B, P, 4), best first, and which of them are there (B, P) bool: the `per_level` best of each level, clipped,
         those without area dropped, NMS within each level, and the `total` best of what is left."""
@@ -148,11 +152,15 @@ class RPN(nn.Module):
         best, index = torch.where(alive, torch.cat(logits, dim=1), _NEVER).topk(min(count, len(boxes) * most))
         return select(found, index), best > _NEVER
 
-    def _best(self, outputs: HeadOutputs, image_size: tuple[int, int], count: int) -> tuple[list[Tensor], list[Tensor]]:
+    def _best(
+        self, outputs: HeadOutputs, image_size: tuple[int, int] | Tensor, count: int
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """For each level the boxes (B, k, 4), clipped, and logits (B, k) of its best places, in descending order."""
         boxes, logits = [], []
+        finest, stride = outputs.class_logits[0], self.strides[0]
+        whole = finest.shape[-2] * stride, finest.shape[-1] * stride  # what lies beyond the image is padding
         levels = zip(
-            self.anchors(outputs.class_logits, image_size), outputs.class_logits, outputs.box_regression, strict=True
+            self.anchors(outputs.class_logits, whole), outputs.class_logits, outputs.box_regression, strict=True
         )
         for anchors, objectness, regression in levels:
             flat = flatten([objectness], 1)[..., 0].float()

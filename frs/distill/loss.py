@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from frs.distributed import normaliser
+
 EPSILON = 1e-12
 """Keeps a level on which the score is 0 everywhere from dividing by nothing."""
 
@@ -45,8 +47,9 @@ def frs_loss(
     """The two terms over all levels, in float32 whatever autocast says.
 
     adapted_features, teacher_features: (B, C, H, W) a level; student_logits, teacher_logits: (B, A*K, H, W) a level.
-    richness: (B, H, W) a level, in place of the teacher's score, for ablations. No gradient reaches the teacher. Raises
-    ValueError when the sides differ in levels or shapes.
+    richness: (B, H, W) a level, in place of the teacher's score, for ablations. No gradient reaches the teacher. Of several
+    ranks each has the part of its own images, normalised so that their mean is the loss of the whole batch; every rank must
+    call it. Raises ValueError when the sides differ in levels or shapes.
     """
     if richness is None:
         richness = [feature_richness(logits) for logits in teacher_logits]
@@ -54,11 +57,11 @@ def frs_loss(
     features = adapted_features[0].new_zeros((), dtype=torch.float32)
     classes = features.clone()
     with torch.autocast(adapted_features[0].device.type, enabled=False):
-        for ours, theirs, student, teacher, score in zip(
-            adapted_features, teacher_features, student_logits, teacher_logits, richness, strict=True
+        scores = [score.detach().float() for score in richness]
+        masses = normaliser(torch.stack([score.sum() for score in scores]), least=EPSILON)  # of all ranks' images
+        for ours, theirs, student, teacher, score, mass in zip(
+            adapted_features, teacher_features, student_logits, teacher_logits, scores, masses.unbind(), strict=True
         ):
-            score = score.detach().float()
-            mass = score.sum().clamp(min=EPSILON)
             distance = (theirs.detach().float() - ours.float()).square().sum(dim=1)  # (B, H, W)
             soft = teacher.detach().float().sigmoid()
             entropy = binary_cross_entropy_with_logits(student.float(), soft, reduction="none").sum(dim=1)

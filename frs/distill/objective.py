@@ -11,6 +11,7 @@ from torch import Tensor
 from frs.detectors import Detector, Targets
 from frs.distill.adapters import Adapters
 from frs.distill.loss import frs_loss
+from frs.distributed import averaged
 from frs.training.objective import Objective, Terms
 
 
@@ -84,7 +85,7 @@ class DistillationObjective(Objective):
         if not bool(self.weights.isnan().any()):
             return True
         if step < self.settings.auto_steps:
-            self.sums += torch.stack([detection, features, classes]).double()
+            self.sums += averaged(torch.stack([detection, features, classes]).double())
             return False
         measured = self.settings.share * self.sums[0] / self.sums[1:].clamp(min=1e-12)
         self.weights.copy_(torch.where(self.weights.isnan(), measured, self.weights))

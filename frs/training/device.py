@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from frs.distributed import local_world_size
 from frs.errors import RuntimeMissing
 
 
@@ -34,16 +35,25 @@ class Device:
         return torch.bfloat16 if wanted else None
 
 
-def resolve_device(kind: str = "auto", threads: int | None = None) -> Device:
-    """Pick the device and set torch's thread count (results on a CPU depend on it).
+def device_kind(kind: str = "auto") -> str:
+    """ "cpu" or "cuda", which is what "auto" stands for where torch sees a GPU.
 
     Raises RuntimeMissing when "cuda" is asked for and there is none.
     """
     if kind == "cuda" and not torch.cuda.is_available():
         raise RuntimeMissing("runtime.device is cuda, but torch sees no GPU here; use auto or cpu")
     if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    threads = threads or len(os.sched_getaffinity(0))
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return kind
+
+
+def resolve_device(kind: str = "auto", threads: int | None = None) -> Device:
+    """Pick the device and set torch's thread count (results on a CPU depend on it); the ranks of a machine share its cores.
+
+    Raises RuntimeMissing when "cuda" is asked for and there is none.
+    """
+    kind = device_kind(kind)
+    threads = threads or max(1, len(os.sched_getaffinity(0)) // local_world_size())
     torch.set_num_threads(threads)
     if kind == "cuda":
         return Device(kind, threads, torch.cuda.is_bf16_supported())

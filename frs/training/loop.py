@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from frs.data.loader import Batch, TrainingLoader, worker_error
+from frs.distributed import average_gradients, averaged, copy_of_first, gathered, of_first, rank
 from frs.errors import TrainingError
 from frs.interrupts import signals_deferred
 from frs.training import checkpoint as checkpoints
@@ -56,6 +57,10 @@ class Epoch:
     seconds: float
     AP: float | None = None
     figures: dict[str, float] = field(default_factory=dict)
+
+
+_OF_RANK = 2_654_435_761
+"""Between the seeds of two ranks; torch's generator takes 32 bits of a seed, of which steps and seeds fill the lower ones."""
 
 
 class Watcher(Protocol):
@@ -149,6 +154,7 @@ class _Training:
         evaluate: Callable[[], float | None] | None,
     ) -> None:
         device.place(objective)
+        copy_of_first(objective)
         _wake(objective, recipe)
         self.objective, self.loader, self.recipe, self.device = objective, loader, recipe, device
         self.scratch, self.watcher, self.evaluate = scratch, watcher, evaluate
@@ -178,8 +184,14 @@ class _Training:
         """Write a checkpoint, unless nothing was done since the last one. A signal waits: torch does not bear one there."""
         if self._progress == self.saved_as:
             return
+        with signals_deferred():
+            if rank() == 0:  # all have the same
+                checkpoints.save(self.scratch, self._checkpoint())
+            self.saved, self.saved_as = time.monotonic(), self._progress
+
+    def _checkpoint(self) -> checkpoints.Checkpoint:
         state = self.state
-        made = checkpoints.Checkpoint(
+        return checkpoints.Checkpoint(
             step=state.step,
             objective=self.objective.state_dict(),
             optimizer=self.optimizer.state_dict(),
@@ -187,16 +199,13 @@ class _Training:
             sums=state.sums,
             figures=state.figures,
         )
-        with signals_deferred():
-            checkpoints.save(self.scratch, made)
-            self.saved, self.saved_as = time.monotonic(), self._progress
 
     @property
     def _progress(self) -> tuple[int, int]:
         return self.state.step, len(self.state.history)
 
     def _resume(self) -> _State:
-        found = checkpoints.load(self.scratch, self.watcher.log)
+        found = of_first(lambda: checkpoints.load(self.scratch, self.watcher.log))
         if found is None:
             return _State()
         self.objective.load_state_dict(found.objective)
@@ -213,20 +222,22 @@ class _Training:
                 yield epoch * per_epoch + first + offset, batch
 
     def _step(self, step: int, batch: Batch, lr: float) -> Terms:
-        torch.manual_seed(self.recipe.seed * 1_000_003 + step)
+        torch.manual_seed(self.recipe.seed * 1_000_003 + step + rank() * _OF_RANK)
         terms = _forward(self.objective, batch, step, self.device, self.recipe.precision)
-        values = {**terms.parts, "total": terms.total}
+        means = averaged(torch.stack([*terms.parts.values(), terms.total]).double())
+        values = dict(zip([*terms.parts, "total"], means.unbind(), strict=True))
         self._check_finite(step, batch, values)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["factor"]
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(terms.total)
+        average_gradients(self.objective)
         clip = self.recipe.clip if self.recipe.clip is not None else math.inf
         norm = nn.utils.clip_grad_norm_(self.objective.parameters(), clip)
         # Before it reaches the weights, and with them every later checkpoint.
         self._check_finite(step, batch, {**values, "gradient": norm})
         self.optimizer.step()
-        return terms
+        return replace(terms, total=values.pop("total"), parts=values)
 
     def _check_finite(self, step: int, batch: Batch, values: dict[str, Tensor]) -> None:
         bad = [name for name, value in values.items() if not bool(torch.isfinite(value))]
@@ -234,11 +245,13 @@ class _Training:
             return
         path = self.scratch / "not_finite.json"
         figures = {name: str(float(value.detach())) for name, value in values.items()}
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"step": step, "figures": figures, "image_ids": batch.image_ids}, indent=1) + "\n")
+        image_ids = [image_id for ids in zip(*gathered(batch.image_ids), strict=True) for image_id in ids]
+        if rank() == 0:
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"step": step, "figures": figures, "image_ids": image_ids}, indent=1) + "\n")
         raise TrainingError(
             f"step {step}: not finite: {', '.join(bad)}; lower train.lr, or look at the boxes of the batch's images, whose ids "
-            f"are in {path}. The training is saved up to step {self.saved_as[0]}"
+            f"are in {path}. The training is saved up to step {of_first(lambda: self.saved_as[0])}"
         )
 
     def _end_epoch(self) -> None:

@@ -172,10 +172,29 @@ def test_the_names_are_those_of_the_loader() -> None:
 def test_how_the_work_is_done_is_no_part_of_a_section(tmp_path: Path) -> None:
     path = write(tmp_path)
     before = load_config(path).section("teacher")
-    how = ("teacher.train.workers=3", "teacher.train.checkpoint_minutes=2")
+    how: tuple[str, ...] = ("teacher.train.workers=3", "teacher.train.checkpoint_minutes=2", "teacher.train.devices=2")
+    how += ("teacher.train.nodes=2", "teacher.train.rendezvous=trainer-0:29500")
     assert load_config(path, how).section("teacher") == before
     same_name = load_config(path, ("teacher.detector.backbone_options.workers=3",))
     assert same_name.section("teacher") != before
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        (("devices=3",), r"batch \(8\) must be a multiple of devices times nodes \(3\), which share it"),
+        (("devices=4", "nodes=3", "rendezvous=a:1"), r"batch \(8\) must be a multiple of devices times nodes \(12\)"),
+        (("nodes=2",), "rendezvous must say where they meet"),
+        (("nodes=2", "rendezvous=trainer-0"), "rendezvous"),
+        (("devices=0",), "devices"),
+    ],
+)
+def test_devices_that_cannot_share_a_batch_are_refused(tmp_path: Path, keys: tuple[str, ...], sentence: str) -> None:
+    path = write(tmp_path)
+    with pytest.raises(ConfigError, match=sentence):
+        load_config(path, [f"student.train.{key}" for key in keys])
+    assert load_config(path, ["student.train.devices=4", "student.train.batch=12"]).student.train.devices == 4
+    assert load_config(path, ["student.train.devices=auto"]).student.train.devices == "auto"
 
 
 def test_named_weights_are_no_paths(tmp_path: Path) -> None:

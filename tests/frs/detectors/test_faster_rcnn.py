@@ -76,14 +76,17 @@ def test_the_pyramid_is_torchvisions(norm: str) -> None:
 
 
 @pytest.mark.parametrize("total", [30, 1000])
-def test_proposals_are_torchvisions(total: int, detector: FasterRCNN) -> None:
+@pytest.mark.parametrize("sizes", [[(HEIGHT, WIDTH)] * 3, [(81, 131)] * 3, [(96, 131), (81, 160), (70, 99)]])
+def test_proposals_are_torchvisions(total: int, sizes: list[tuple[int, int]], detector: FasterRCNN) -> None:
+    """Anchors are spread over the input with its padding, and boxes clipped to the image in it."""
     images = images_of(3)
     features, outputs = answers(detector, images)
     twin = torchvision_twin(detector, HEIGHT, WIDTH).rpn
     twin._pre_nms_top_n["testing"], twin._post_nms_top_n["testing"] = 100, total
     named = OrderedDict(zip(("0", "1", "2", "3", "pool"), features, strict=True))
-    expected, _ = twin(ImageList(images, [(HEIGHT, WIDTH)] * 3), named)
-    boxes, present = detector.rpn.proposals(outputs, (HEIGHT, WIDTH), per_level=100, total=total)
+    expected, _ = twin(ImageList(images, sizes), named)
+    inside = sizes[0] if len(set(sizes)) == 1 else torch.tensor(sizes)
+    boxes, present = detector.rpn.proposals(outputs, inside, per_level=100, total=total)
     for image in range(3):
         torch.testing.assert_close(boxes[image, present[image]], expected[image], atol=1e-3, rtol=0)
 

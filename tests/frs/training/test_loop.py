@@ -52,8 +52,19 @@ class Told(Silent):
         self.said.append(message)
 
 
-def loader(data: CocoDataset) -> TrainingLoader:
-    return TrainingLoader(data, height=64, width=64, batch=4, seed=5, augment=AUGMENT, drop_empty=False, workers=0)
+def loader(data: CocoDataset, *, rank: int = 0, ranks: int = 1) -> TrainingLoader:
+    return TrainingLoader(
+        data,
+        height=64,
+        width=64,
+        batch=4,
+        seed=5,
+        augment=AUGMENT,
+        drop_empty=False,
+        workers=0,
+        rank=rank,
+        ranks=ranks,
+    )
 
 
 def objective(spec: RetinaNetSpec) -> DetectionObjective:
