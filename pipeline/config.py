@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pipeline.detectors import AnyDetector
+from pipeline.published import AssumedConfig, Checkpoint, Published
 from pipeline.section import EdgeLength, Fraction, InputPath, Section, Side, Weight
 from pipeline.training import TrainConfig
 
@@ -64,9 +65,24 @@ class PreflightConfig(Section):
 class TeacherConfig(Section):
     """The heavy detector: trained here, or given."""
 
-    detector: AnyDetector = Field(description="the network")
-    checkpoint: InputPath | None = Field(None, description="a trained teacher (.safetensors), taken as it is")
+    detector: AnyDetector | None = Field(
+        None, description="the network; may be left out where there is a checkpoint, which must agree with what is here"
+    )
+    checkpoint: Checkpoint | None = Field(
+        None,
+        description="a trained teacher: a file (.safetensors) that a run wrote, `torchvision:NAME` (downloaded), "
+        "`torchvision:FILE` or `mmdet:FILE`",
+    )
+    assume: AssumedConfig = Field(AssumedConfig(), description="what a published checkpoint does not say")
     train: TrainConfig = Field(TrainConfig(), description="its training, where there is no checkpoint")
+
+    @model_validator(mode="after")
+    def _known(self) -> TeacherConfig:
+        if self.detector is None and self.checkpoint is None:
+            raise ValueError("needs detector (the network), or a checkpoint, which says what it is")
+        if self.assume != AssumedConfig() and not isinstance(self.checkpoint, Published):
+            raise ValueError("assume is about a checkpoint of torchvision: or mmdet:; remove it, or name one")
+        return self
 
 
 class StudentConfig(Section):
@@ -207,7 +223,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        _check_pair(self.teacher.detector, self.student.detector)
+        if self.teacher.detector is not None:
+            _check_pair(self.teacher.detector, self.student.detector)
         if self.input.height != self.input.width:
             for name, train in (("teacher", self.teacher.train), ("student", self.student.train)):
                 if train.augment.quarter_turns:
@@ -263,6 +280,8 @@ def _check_pair(teacher: AnyDetector, student: AnyDetector) -> None:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Published):
+        return {"library": value.library, "name": value.name}
     if isinstance(value, Section):
         return _plain({key: inner for key, inner in value if key not in value.how})
     if isinstance(value, dict):

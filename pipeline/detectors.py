@@ -43,12 +43,16 @@ class RetinaNetConfig(DetectorConfig):
     anchor_keys: ClassVar[str] = "octaves, ratios"
 
     family: Literal["retinanet"] = Field("retinanet", description="the kind of detector")
+    conventions: Literal["mmdet", "torchvision"] = Field(
+        "mmdet", description="whose anchors, assignment, normalisation of the losses, decoding and selection"
+    )
     head_norm: Literal["none", "group"] = Field("none", description="normalisation in the towers; group: GroupNorm")
     p6_source: Literal["c5", "p5"] = Field("c5", description="what P6 is made of: the backbone's last map, or P5")
     relu_before_p7: bool = Field(False, description="a ReLU between P6 and P7")
     anchor_scale: float = Field(4.0, gt=0, description="smallest anchor side of a level, in strides")
     octaves: int = Field(3, ge=1, le=5, description="anchor sizes of a level, each 2^(1 / octaves) times the last")
     ratios: tuple[Ratio, ...] = Field((0.5, 1.0, 2.0), min_length=1, description="anchor shapes, height over width")
+    box_loss: Literal["l1", "giou"] = Field("l1", description="on the coded boxes, or 1 - GIoU of the decoded ones")
 
     @property
     def anchors_per_location(self) -> int:

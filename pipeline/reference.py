@@ -77,7 +77,10 @@ def _find(keys: dict[str, Any], path: str, definitions: dict[str, Any], places: 
 
 
 def _references(value: dict[str, Any]) -> list[str]:
-    return [each["$ref"].rpartition("/")[2] for each in value.get("oneOf", [value]) if "$ref" in each]
+    if "$ref" in value:
+        return [value["$ref"].rpartition("/")[2]]
+    members = [*value.get("oneOf", ()), *value.get("anyOf", ())]
+    return [name for member in members for name in _references(member)]
 
 
 def _section(paths: Sequence[str], section: dict[str, Any]) -> str:
@@ -98,7 +101,9 @@ def _section(paths: Sequence[str], section: dict[str, Any]) -> str:
 
 def _row(key: str, value: dict[str, Any], prefix: str, required: bool) -> tuple[str, ...]:
     if _references(value):
-        kind, default = f"[section](#{prefix}{key})", "its defaults"
+        optional = "default" in value and value["default"] is None
+        kind = f"[section](#{prefix}{key})" + (" or `null`" if optional else "")
+        default = "`null`" if optional else "its defaults"
     else:
         kind, default = _kind(value), f"`{_shown(value.get('default'))}`"
     return f"`{key}`", kind, "required" if required else default, value["description"]

@@ -11,7 +11,8 @@ BACKBONE_SOURCES = ("imagenet", "package:")
 """A `weights` value that begins so is a name; anything else is a file."""
 
 
-def _resolve(path: Path, info: ValidationInfo) -> Path:
+def resolve(path: Path, info: ValidationInfo) -> Path:
+    """Relative to the folder of the configuration."""
     folder: Path = (info.context or {}).get("folder", Path.cwd())
     try:
         return (folder / path.expanduser()).resolve()
@@ -22,7 +23,7 @@ def _resolve(path: Path, info: ValidationInfo) -> Path:
 def _name_or_file(value: str | Path, info: ValidationInfo) -> str | Path:
     if isinstance(value, str) and value.startswith(BACKBONE_SOURCES):
         return value
-    return _resolve(Path(value), info)
+    return resolve(Path(value), info)
 
 
 def _multiple_of_32(value: int) -> int:
@@ -31,7 +32,7 @@ def _multiple_of_32(value: int) -> int:
     return value
 
 
-InputPath = Annotated[Path, AfterValidator(_resolve)]
+InputPath = Annotated[Path, AfterValidator(resolve)]
 BackboneWeights = Annotated[str | Path, Field(union_mode="left_to_right"), AfterValidator(_name_or_file)]
 Side = Annotated[int, Field(ge=64, le=4096), AfterValidator(_multiple_of_32)]
 EdgeLength = Annotated[int, Field(ge=32, le=8192)]

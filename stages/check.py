@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config import CocoData, Config
+from pipeline.published import Published
 from pipeline.stage import Progress
 from stages.common import cache_folder, spec, version_of
 from stages.findings import Finding, Verdict
@@ -130,18 +131,22 @@ def _worst(splits: dict[str, CocoDataset], faults: dict[str, list[Fault]], out: 
 def _teacher(config: Config, data: CocoDataset | None) -> Iterator[Finding]:
     from frs.errors import WeightsError
 
-    path = config.teacher.checkpoint
-    if path is None:
+    checkpoint = config.teacher.checkpoint
+    if checkpoint is None:
         return
-    from frs.detectors import load_detector
-    from stages.teacher import check_teacher
+    if isinstance(checkpoint, Published) and checkpoint.name:
+        yield Verdict.OK, "teacher.checkpoint", f"{checkpoint}, which torchvision downloads when the run starts"
+        return
+    from stages.given import fit_teacher, load_teacher
 
+    said: list[str] = []
     try:
-        detector = load_detector(path)
-        if data is not None and data.categories:
-            check_teacher(path, detector, data, config.student.detector)
-        found = f"{path}: {detector.spec.backbone}, {len(detector.spec.classes)} classes"
-        yield Verdict.OK, "teacher.checkpoint", found
+        detector = load_teacher(config.teacher, said.append)
+        classes = len(detector.spec.classes)
+        data = data if data is not None and data.categories else None
+        fitted, changed = fit_teacher(config.teacher, detector, config.student.detector, data)
+        summed = f"{checkpoint}: {fitted.spec.backbone}, {classes} classes" + (f"; {changed}" if changed else "")
+        yield Verdict.OK, "teacher.checkpoint", "\n".join([summed, *said])
     except WeightsError as error:
         yield Verdict.FAULT, "teacher.checkpoint", str(error)
 
@@ -155,9 +160,9 @@ def _detectors(config: Config) -> Iterator[Finding]:
 
     any_class = CocoDataset(Path(), (), (Category(1, "object"),))
     for model, section in (("teacher", config.teacher), ("student", config.student)):
-        weights = section.detector.weights
-        if section is config.teacher and config.teacher.checkpoint is not None:
+        if section.detector is None or (section is config.teacher and config.teacher.checkpoint is not None):
             continue  # the teacher is not built from its section
+        weights = section.detector.weights
         try:
             detector = build_detector(spec(section.detector, any_class))
             loaded: object = weights or "none, trained from scratch"

@@ -14,6 +14,7 @@ from pipeline.training import TrainConfig
 from stages import student, teacher
 from stages.common import DATA_INPUTS, dataset, selection, training_facts, write_json
 from stages.findings import Finding, Verdict, as_table
+from stages.given import label
 from stages.training import device, initial_detector, recipe, training_loader
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def stage() -> Stage:
         inputs=DATA_INPUTS,
         outputs={"findings": "preflight.json"},
         reads=("teacher", "student", "distill", "control", "preflight", "input", "seed"),
-        version=1,
+        version=2,
         run=_run,
         external=_external,
         facts=training_facts,
@@ -90,10 +91,11 @@ def _teacher(context: Context) -> tuple[Detector, str]:
     """As it is given; or, where it is to be trained, as it starts."""
     config = context.config.teacher
     data = dataset(context, "val")
-    if config.checkpoint is None:
+    if config.detector is not None and config.checkpoint is None:
         return initial_detector(context, config.detector, data)
-    detector = teacher.given_teacher(context, config.checkpoint)
-    return detector, f"{config.checkpoint.name}: {len(detector.state_dict())} tensors, all accounted for"
+    detector, changed = teacher.given_teacher(context)
+    found = f"{label(config.checkpoint)}: {len(detector.state_dict())} tensors, all accounted for"
+    return detector, "; ".join(filter(None, (found, changed)))
 
 
 def _teacher_ap(context: Context, detector: Detector, where: Device) -> Finding:

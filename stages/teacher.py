@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config import Config
-from pipeline.detectors import AnyDetector
+from pipeline.published import Published
 from pipeline.stage import Context, Metrics, Stage
 from stages.common import DATA_INPUTS, dataset, external, training_facts, write_json
+from stages.given import fit_teacher, label, load_teacher
 from stages.training import (
     TRAINING_OPTIONAL,
     TRAINING_OUTPUTS,
@@ -21,7 +22,6 @@ from stages.training import (
 )
 
 if TYPE_CHECKING:
-    from frs.data import CocoDataset
     from frs.detectors import Detector
 
 
@@ -43,13 +43,15 @@ def stage() -> Stage:
 def external_files(config: Config) -> Mapping[str, Path]:
     """The checkpoint, and the backbone's weights, where they are files."""
     teacher = config.teacher
-    return external({"teacher.checkpoint": teacher.checkpoint, "teacher.detector.weights": teacher.detector.weights})
+    checkpoint = teacher.checkpoint.file if isinstance(teacher.checkpoint, Published) else teacher.checkpoint
+    weights = teacher.detector.weights if teacher.detector is not None else None
+    return external({"teacher.checkpoint": checkpoint, "teacher.detector.weights": weights})
 
 
 def _run(context: Context) -> Metrics:
     config = context.config.teacher
     if config.checkpoint is not None:
-        return _take(context, config.checkpoint)
+        return _take(context)
     return in_ranks(context, "teacher", config.train, _train)
 
 
@@ -57,55 +59,33 @@ def _train(context: Context) -> Metrics:
     from frs.training import DetectionObjective
 
     config = context.config.teacher
+    assert config.detector is not None  # the configuration sees to that
     detector = new_detector(context, config.detector, dataset(context, "val"))
     _, metrics = train_detector(context, detector, config.train, lambda detector, *_: DetectionObjective(detector))
     return metrics
 
 
-def given_teacher(context: Context, path: Path) -> Detector:
-    """The checkpoint, if it is a teacher for this data set and this student."""
-    from frs.detectors import load_detector
-
-    detector = load_detector(path)
-    check_teacher(path, detector, dataset(context, "val"), context.config.student.detector)
-    return detector
+def given_teacher(context: Context) -> tuple[Detector, str]:
+    """The checkpoint, if it is a teacher for this data set and this student, and what was changed of it, if anything."""
+    config = context.config.teacher
+    detector = load_teacher(config, context.progress.log)
+    return fit_teacher(config, detector, context.config.student.detector, dataset(context, "val"))
 
 
-def _take(context: Context, path: Path) -> Metrics:
-    """The checkpoint as it is."""
-    from frs.detectors import parameter_count
+def _take(context: Context) -> Metrics:
+    """A file of ours as it is, unless its classes are others; what is published, in our format."""
+    from frs.detectors import parameter_count, save_detector
 
-    detector = given_teacher(context, path)
-    shutil.copyfile(path, context.outputs["weights"])
+    checkpoint = context.config.teacher.checkpoint
+    detector, changed = given_teacher(context)
+    if isinstance(checkpoint, Path) and not changed:
+        shutil.copyfile(checkpoint, context.outputs["weights"])
+    else:
+        save_detector(context.outputs["weights"], detector)
     write_json(context.outputs["history"], [])
     context.outputs["metrics"].touch()
-    return {"params": parameter_count(detector), "given": path.name}
-
-
-def check_teacher(path: Path, detector: Detector, data: CocoDataset, student: AnyDetector) -> None:
-    """Raises WeightsError unless the detector knows the data set's classes and the student's anchors."""
-    from frs.errors import WeightsError
-
-    spec = detector.spec
-    classes = tuple(category.name for category in data.categories)
-    if spec.classes != classes:
-        raise WeightsError(
-            f"{path}: the teacher's classes are {_some(spec.classes)}, the data set's are {_some(classes)}; both must have "
-            "the same names in the same order"
-        )
-    pairs = {
-        "levels": (spec.levels, student.levels),
-        "as its finest stride": (spec.finest, student.finest),
-        "anchors at a place": (spec.anchors_per_location, student.anchors_per_location),
+    return {
+        "params": parameter_count(detector),
+        "given": label(checkpoint),
+        **({"changed": changed} if changed else {}),
     }
-    for key, (ours, theirs) in pairs.items():
-        if ours != theirs:
-            raise WeightsError(
-                f"{path}: the teacher has {ours} {key}, student.detector has {theirs}; FRS compares them place by "
-                "place, so give the student the teacher's"
-            )
-
-
-def _some(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return f"{', '.join(names[:8])}{more}"

@@ -13,6 +13,7 @@ from frs.detectors.faster_rcnn import FasterRCNN, FasterRCNNSpec
 from frs.detectors.fcos import FCOS, FCOSSpec
 from frs.detectors.gfl import GFL, GFLSpec
 from frs.detectors.pretrained import load_backbone_weights
+from frs.detectors.published import from_mmdet, from_torchvision, with_classes
 from frs.detectors.retinanet import RetinaNet, RetinaNetSpec
 from frs.detectors.spec import DetectorSpec
 from frs.detectors.weights import load_detector, save_detector
@@ -32,10 +33,13 @@ __all__ = [
     "RetinaNetSpec",
     "Targets",
     "build_detector",
+    "from_mmdet",
+    "from_torchvision",
     "load_backbone_weights",
     "load_detector",
     "multiply_accumulates",
     "parameter_count",
     "save_detector",
     "spec_of_family",
+    "with_classes",
 ]

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, relu
 from torchvision.ops import generalized_box_iou_loss
 
 from frs.detectors.base import Candidates, Detector, HeadOutputs, Targets
@@ -86,7 +86,8 @@ class FCOSSpec(DetectorSpec):
 
 @dataclass
 class FCOSOutputs(HeadOutputs):
-    """box_regression: before the activation; centerness: logits (B, 1, H, W) a level."""
+    """box_regression: before the activation, but for "relu" after it, as torchvision's; centerness: logits (B, 1, H, W) a
+    level."""
 
     centerness: list[Tensor]
 
@@ -126,9 +127,10 @@ class FCOS(Detector):
     def head(self, features: list[Tensor]) -> FCOSOutputs:
         classes = [self.class_tower(level) for level in features]
         boxes = [self.box_tower(level) for level in features]
+        sides = [self.box_output(level) for level in boxes]
         return FCOSOutputs(
             [self.class_output(level) for level in classes],
-            [self.box_output(level) for level in boxes],
+            [relu(level) for level in sides] if self.spec.box_activation == "relu" else sides,
             [self.centerness_output(level) for level in (classes if self.spec.centerness_on == "class" else boxes)],
         )
 
@@ -225,7 +227,7 @@ class FCOS(Detector):
     def _cells(self, outputs: HeadOutputs) -> Tensor:
         """(N, 4) for feature maps of these sizes."""
         shapes = [(int(level.shape[-2]), int(level.shape[-1])) for level in outputs.class_logits]
-        return grid_cells(shapes, self.spec.strides, 0.0 if self.torchvision else 0.5)
+        return grid_cells(shapes, self.spec.strides, torchvision=self.torchvision)
 
     def _distances(self, outputs: HeadOutputs) -> Tensor:
         """(B, N, 4) float32, pixels to the left, top, right and bottom; exp() of a float16 would overflow."""

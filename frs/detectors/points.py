@@ -8,7 +8,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from frs.detectors.anchors import grid_anchors
+from frs.detectors.anchors import grid_anchors, padded_strides
 from frs.detectors.base import Targets
 from frs.detectors.boxes import area
 from frs.detectors.matching import Matches, in_crowd, nothing_to_find
@@ -17,13 +17,16 @@ TORCHVISION_AREA = 1e8
 """torchvision ranks by this minus the area, in float32: areas are compared by eights of square pixels."""
 
 
-def grid_cells(shapes: Sequence[tuple[int, int]], strides: Sequence[int], offset: float) -> Tensor:
+def grid_cells(shapes: Sequence[tuple[int, int]], strides: Sequence[int], *, torchvision: bool) -> Tensor:
     """The points of all levels' feature maps of (H, W), as the squares of one stride around them: (sum of H * W, 4) xyxy.
 
-    offset: of the first point, in strides; 0.5 with mmdetection, 0 with torchvision.
+    The first point is at half a stride with mmdetection; with torchvision at 0, and the next as far on as `padded_strides`
+    says.
     """
     half = torch.tensor([[-0.5, -0.5, 0.5, 0.5]])
-    return grid_anchors(shapes, strides, [(half + offset) * stride for stride in strides])
+    if torchvision:
+        return grid_anchors(shapes, padded_strides(shapes, strides[0]), [half * stride for stride in strides])
+    return grid_anchors(shapes, strides, [(half + 0.5) * stride for stride in strides])
 
 
 def centres(cells: Tensor) -> Tensor:

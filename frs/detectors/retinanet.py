@@ -1,4 +1,4 @@
-"""RetinaNet (Lin et al., "Focal Loss for Dense Object Detection", 2017), by default as mmdetection builds it.
+"""RetinaNet (Lin et al., "Focal Loss for Dense Object Detection", 2017), as mmdetection or as torchvision builds it.
 
 images (B, 3, H, W) -> backbone [C3, C4, C5] -> FPN [P3 .. P7] -> two towers of 3x3 convolutions, shared by the levels
 -> class logits (B, A*K, H/s, W/s) and box regression (B, A*4, H/s, W/s)
@@ -11,32 +11,37 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import generalized_box_iou_loss
 
-from frs.detectors.anchors import base_anchors, grid_anchors, places_within, shapes
+from frs.detectors.anchors import base_anchors, grid_anchors, padded_strides, places_within, shapes
 from frs.detectors.base import Candidates, Detector, HeadOutputs, Targets
 from frs.detectors.boxes import clip, decode, encode
 from frs.detectors.dense import best_pairs, flatten, initialise, reference_selection, select, set_prior, tower
+from frs.detectors.focal import focal_sum
 from frs.detectors.fpn import FPN
-from frs.detectors.losses import focal_loss
-from frs.detectors.matching import match
-from frs.detectors.spec import DetectorSpec, check_numbers, check_ranges
+from frs.detectors.matching import Matches, match
+from frs.detectors.spec import DetectorSpec, check_choices, check_numbers, check_ranges
+from frs.distributed import normaliser
 
 
 @dataclass(frozen=True)
 class RetinaNetSpec(DetectorSpec):
     """All that is needed to build the network again; the defaults are mmdetection's `retinanet_r50_fpn`.
 
+    conventions: "mmdet" or "torchvision", whose anchors, assignment, normalisation of the losses, decoding and selection;
     head_norm: "none" or "group"; p6_source: "c5" or "p5"; anchor_scale: smallest anchor side in strides; octaves: sizes a
-    level; ratios: height over width.
+    level; ratios: height over width; box_loss: "l1" on the coded boxes, or "giou" (torchvision's `_v2`).
     """
 
     family: ClassVar[str] = "retinanet"
+    conventions: str = "mmdet"
     head_norm: str = "none"
     p6_source: str = "c5"
     relu_before_p7: bool = False
     anchor_scale: float = 4.0
     octaves: int = 3
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    box_loss: str = "l1"
 
     @property
     def anchors_per_location(self) -> int:
@@ -45,8 +50,12 @@ class RetinaNetSpec(DetectorSpec):
     def _check_own(self) -> None:
         check_ranges(octaves=(self.octaves, 1, 5), ratios=(len(self.ratios), 1, 100))
         check_numbers("anchors", (self.anchor_scale, *self.ratios))
-        if self.head_norm not in ("none", "group") or self.p6_source not in ("c5", "p5"):
-            raise ValueError(f"head_norm {self.head_norm!r} or p6_source {self.p6_source!r} is not known")
+        check_choices(
+            conventions=(self.conventions, ("mmdet", "torchvision")),
+            head_norm=(self.head_norm, ("none", "group")),
+            p6_source=(self.p6_source, ("c5", "p5")),
+            box_loss=(self.box_loss, ("l1", "giou")),
+        )
 
 
 class RetinaNet(Detector):
@@ -84,23 +93,40 @@ class RetinaNet(Detector):
         return [self.class_output(self.class_tower(level)) for level in features]
 
     def loss(self, features: list[Tensor], outputs: HeadOutputs, targets: Targets) -> dict[str, Tensor]:
-        """Focal loss and L1 on the coded boxes, each summed over the batch and divided by its positive anchors."""
+        """Focal loss over the anchors that count, and L1 on the coded boxes (or 1 - GIoU) of the positive ones.
+
+        mmdetection divides the sums over the batch by its positive anchors; torchvision each image's by its own, and takes
+        the mean over the images.
+        """
         anchors = self._anchors(outputs.class_logits).to(targets.boxes.device)  # (N, 4)
         logits = flatten(outputs.class_logits, len(self.spec.classes))  # (B, N, K)
         deltas = flatten(outputs.box_regression, 4)  # (B, N, 4)
-        matches = match(anchors, targets, within=self._within(outputs.class_logits, targets))
-        positives = matches.positives()
+        matches = match(
+            anchors,
+            targets,
+            last_best_wins=self.spec.conventions == "mmdet",
+            within=self._within(outputs.class_logits, targets),
+        )
+        share = self._share(matches)  # (B,)
 
         image, anchor = matches.positive.nonzero(as_tuple=True)
         box = matches.box[image, anchor]
-        wanted = torch.zeros_like(logits, dtype=torch.float32)
-        wanted[image, anchor, targets.labels[image, box]] = 1.0
-        counted = (matches.positive | matches.negative)[..., None]
-        classification = (focal_loss(logits, wanted) * counted).sum() / positives
+        pairs, counted = (image, anchor, targets.labels[image, box]), matches.positive | matches.negative
+        classification = (focal_sum(logits, pairs, counted=counted) * share).sum()
 
-        coded = encode(targets.boxes[image, box], anchors[anchor])
-        box_loss = (deltas[image, anchor].float() - coded).abs().sum() / positives
-        return {"classification": classification, "box": box_loss}
+        found, true = deltas[image, anchor].float(), targets.boxes[image, box]
+        if self.spec.box_loss == "giou":
+            wrong = generalized_box_iou_loss(self._decode(found, anchors[anchor]), true)
+        else:
+            wrong = (found - encode(true, anchors[anchor])).abs().sum(dim=1)
+        return {"classification": classification, "box": (wrong * share[image]).sum()}
+
+    def _share(self, matches: Matches) -> Tensor:
+        """(B,): what each image's sums are multiplied by. Both libraries count an image without a positive as one."""
+        positives = matches.positive.sum(dim=1).clamp(min=1)
+        if self.spec.conventions == "mmdet":
+            return (1 / normaliser(positives.sum())).expand(len(positives))
+        return 1 / (positives * normaliser(torch.ones_like(positives).sum()))
 
     def decode(
         self, features: list[Tensor], outputs: HeadOutputs, *, candidates: int, image_size: tuple[int, int]
@@ -109,7 +135,7 @@ class RetinaNet(Detector):
         logits = flatten(outputs.class_logits, len(self.spec.classes)).float()  # (B, N, K)
         deltas = flatten(outputs.box_regression, 4).float()  # (B, N, 4)
         best, anchor, label = best_pairs(logits, candidates)
-        boxes = clip(decode(select(deltas, anchor), anchors[anchor]), image_size)
+        boxes = clip(self._decode(select(deltas, anchor), anchors[anchor]), image_size)
         return Candidates(boxes, torch.sigmoid(best), label)
 
     def reference_detections(
@@ -123,7 +149,7 @@ class RetinaNet(Detector):
         iou_threshold: float = 0.5,
         max_detections: int = 100,
     ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """mmdetection's selection: best pairs above the threshold level by level, empty boxes dropped, class-wise NMS."""
+        """Best pairs above the threshold level by level, then class-wise NMS; mmdetection drops empty boxes before it."""
         classes = len(self.spec.classes)
         sizes = [level[0].numel() // classes for level in outputs.class_logits]
         anchors = torch.split(self._anchors(outputs.class_logits).to(outputs.class_logits[0].device), sizes)
@@ -134,7 +160,7 @@ class RetinaNet(Detector):
             image_deltas = torch.split(deltas[image], sizes)
 
             def boxes(level: int, places: Tensor, of: tuple[Tensor, ...] = image_deltas) -> tuple[Tensor, Tensor]:
-                decoded = clip(decode(of[level][places], anchors[level][places]), image_size)
+                decoded = clip(self._decode(of[level][places], anchors[level][places]), image_size)
                 return decoded, torch.ones_like(decoded[:, 0])
 
             found.append(
@@ -145,18 +171,26 @@ class RetinaNet(Detector):
                     per_level=per_level,
                     iou_threshold=iou_threshold,
                     max_detections=max_detections,
+                    drop_empty=self.spec.conventions == "mmdet",
                 )
             )
         return found
 
+    def _decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        return decode(deltas, anchors, bounded_below=self.spec.conventions == "mmdet")
+
     def _anchors(self, levels: list[Tensor]) -> Tensor:
         """(N, 4) for feature maps of these sizes."""
-        spec = self.spec
-        bases = [base_anchors(stride, spec.anchor_scale, spec.octaves, spec.ratios) for stride in spec.strides]
-        return grid_anchors(shapes(levels), spec.strides, bases)
+        spec, rounded = self.spec, self.spec.conventions == "torchvision"
+        maps = shapes(levels)
+        bases = [
+            base_anchors(stride, spec.anchor_scale, spec.octaves, spec.ratios, rounded=rounded)
+            for stride in spec.strides
+        ]
+        return grid_anchors(maps, padded_strides(maps, spec.finest) if rounded else spec.strides, bases)
 
     def _within(self, levels: list[Tensor], targets: Targets) -> Tensor | None:
-        """(B, N): the anchors that count in the loss; None: all."""
-        if targets.sizes is None:
+        """(B, N): the anchors that count in the loss; None: all, as with torchvision."""
+        if targets.sizes is None or self.spec.conventions == "torchvision":
             return None
         return places_within(shapes(levels), self.spec.strides, self.spec.anchors_per_location, targets.sizes)

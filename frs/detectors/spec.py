@@ -74,6 +74,8 @@ class DetectorSpec:
             classes=(len(self.classes), 1, 10_000),
         )
         check_numbers("normalisation", (*(self.pixel_mean or ()), *(self.pixel_std or ()), self.norm_eps or 0.0))
+        if any(len(values) != 3 for values in (self.pixel_mean, self.pixel_std) if values is not None):
+            raise ValueError(f"pixel_mean {self.pixel_mean} or pixel_std {self.pixel_std}: expected three numbers")
         check_choices(
             channel_order=(self.channel_order, ("rgb", "bgr")),
             backbone_style=(self.backbone_style, ("pytorch", "caffe")),

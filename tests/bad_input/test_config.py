@@ -167,7 +167,7 @@ def test_all_faults_at_once(place: Place) -> None:
         "mine.yaml: 4 faults in the configuration",
         "  seed: got -1; input should be greater than or equal to 0",
         "  input.height: got 250; must be a multiple of 32, the stride of the backbone's last stage",
-        "  teacher.detector: missing; this key has no default",
+        "  teacher: needs detector (the network), or a checkpoint, which says what it is",
         '  export.detection: unknown key; did you mean "detections"?',
     ]
 

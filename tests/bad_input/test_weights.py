@@ -41,11 +41,10 @@ def small(place: Place) -> Place:
 
 def refused(place: Place, where: str, *more: str) -> str:
     """What `run` says of the file, which is what `check` says under `where`."""
-    stage = "teacher" if where == "teacher.checkpoint" else "control"  # the first that builds the student
-    said = place.refuses("run", "mine.yaml", "--until", stage, *more)
+    said = place.refuses("run", "mine.yaml", "--until", "preflight", *more)
     found = call("check", "mine.yaml", *more)
     assert found.exit_code == 1
-    sentence = said.removeprefix(f"stage {stage}: ")
+    sentence = said.removeprefix("stage preflight: ")
     assert f"FAULT    {where}: {sentence}\n" in found.stdout.replace(f"{place.folder}/", "")
     return sentence
 
@@ -72,7 +71,7 @@ def test_a_teacher_that_fits_is_taken(small: Place) -> None:
     [
         (
             replace(SPEC, classes=("tree",)),
-            "the teacher's classes are tree, the data set's are rectangle; both must have the same names in the same order",
+            "the detector's classes are tree, the wanted ones rectangle; rectangle of these is not among those",
         ),
         (
             replace(SPEC, octaves=2),
@@ -84,8 +83,13 @@ def test_a_teacher_that_fits_is_taken(small: Place) -> None:
             "the teacher has 4 levels, student.detector has 3; FRS compares them place by place, so give the student the "
             "teacher's",
         ),
+        (
+            replace(SPEC, fpn_channels=24),
+            "the checkpoint's fpn_channels is 24, teacher.detector.fpn_channels is 16; correct that, or leave "
+            "teacher.detector out, which the checkpoint says by itself",
+        ),
     ],
-    ids=["classes", "octaves", "levels"],
+    ids=["classes", "octaves", "levels", "the section"],
 )
 def test_a_teacher_of_something_else(small: Place, spec: RetinaNetSpec, sentence: str) -> None:
     write_teacher(small.folder / "t.safetensors", spec)
@@ -103,7 +107,7 @@ def test_a_teacher_with_numbers_that_are_none(small: Place) -> None:
 def test_a_teacher_that_is_not_there(small: Place) -> None:
     said = small.refuses("run", "mine.yaml", "--until", "teacher", code=2)
     assert said == (
-        "stage teacher reads teacher.checkpoint, and there is no t.safetensors; put the file there or correct the "
+        "stage preflight reads teacher.checkpoint, and there is no t.safetensors; put the file there or correct the "
         "configuration."
     )
     assert "FAULT    teacher.checkpoint: " in call("check", "mine.yaml").stdout

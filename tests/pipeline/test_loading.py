@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 import yaml
 
+from frs.detectors.published import NAMES
 from pipeline.config import Config
 from pipeline.detectors import RetinaNetConfig
 from pipeline.errors import ConfigError
 from pipeline.loading import load_config
+from pipeline.published import TORCHVISION_NAMES, Published
+from stages.teacher import external_files
 
 SMALL: dict[str, Any] = {
     "version": 1,
@@ -102,6 +105,7 @@ def test_an_override_changes_one_place_of_those_that_share_an_alias(tmp_path: Pa
     )
     config = load_config(path, ["student.train.augment.colour=1", "student.detector.backbone=resnet10t"])
     assert (config.teacher.train.augment.colour, config.student.train.augment.colour) == (0.5, 1.0)
+    assert config.teacher.detector is not None
     assert (config.teacher.detector.backbone, config.student.detector.backbone) == ("resnet18", "resnet10t")
     assert (config.student.train.epochs, config.student.detector.fpn_channels) == (4, 64)
 
@@ -116,11 +120,53 @@ def test_paths_are_relative_to_the_file_and_stay_out_of_sections(tmp_path: Path)
     teacher = {"detector": {"backbone": "resnet18", "weights": "w/r18.pth"}, "checkpoint": "teacher.safetensors"}
     config = load_config(write(tmp_path, teacher=teacher))
     assert config.teacher.checkpoint == tmp_path / "teacher.safetensors"
+    assert config.teacher.detector is not None
     assert config.teacher.detector.weights == tmp_path / "w/r18.pth"
     section = config.section("teacher")
     assert "checkpoint" not in section
     assert "weights" not in section["detector"]
     assert str(tmp_path) not in str(section)
+
+
+def test_a_published_checkpoint_is_a_library_and_a_name_or_a_file(tmp_path: Path) -> None:
+    torchvision, mmdet, name = (
+        load_config(write(tmp_path, teacher={"checkpoint": text}))
+        for text in ("torchvision:w/a.pth", "mmdet:b.pth", "torchvision:fcos_resnet50_fpn")
+    )
+    assert torchvision.teacher.checkpoint == Published(library="torchvision", file=tmp_path / "w/a.pth")
+    assert mmdet.teacher.checkpoint == Published(library="mmdet", file=tmp_path / "b.pth")
+    assert name.teacher.checkpoint == Published(library="torchvision", name="fcos_resnet50_fpn")
+    # A section has the library and the name; the file's content is hashed elsewhere.
+    assert name.section("teacher")["checkpoint"]["name"] == "fcos_resnet50_fpn"
+    assert mmdet.section("teacher")["checkpoint"] == {"library": "mmdet", "name": None}
+    assert external_files(mmdet) == {"teacher.checkpoint": tmp_path / "b.pth"}
+    assert external_files(name) == {}
+    for config in (torchvision, mmdet, name):
+        path = tmp_path / "again.yaml"
+        path.write_text(config.to_yaml())
+        assert load_config(path).teacher == config.teacher
+
+
+@pytest.mark.parametrize(
+    ("teacher", "sentence"),
+    [
+        ({"checkpoint": "torchvision:retinanet_resnet50"}, 'did you mean "retinanet_resnet50_fpn"?'),
+        ({"checkpoint": "mmdet:"}, "expected a file after mmdet:"),
+        ({"checkpoint": 5}, "expected a file, torchvision:NAME, torchvision:FILE or mmdet:FILE"),
+        ({}, "teacher: needs detector"),
+        ({"checkpoint": "t.safetensors", "assume": {"norm_eps": 0}}, "teacher: assume is about a checkpoint of"),
+        ({"checkpoint": "mmdet:a.pth", "assume": {"pixel_mean": [1, 2]}}, "teacher.assume.pixel_mean"),
+        ({"detector": {"backbone": "resnet18", "levels": 9}}, "teacher.detector.levels: got 9"),
+    ],
+)
+def test_a_teacher_that_is_none(tmp_path: Path, teacher: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, teacher=teacher))
+    assert sentence in str(caught.value)
+
+
+def test_the_names_are_those_of_the_loader() -> None:
+    assert TORCHVISION_NAMES == NAMES
 
 
 def test_how_the_work_is_done_is_no_part_of_a_section(tmp_path: Path) -> None:

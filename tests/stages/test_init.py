@@ -104,6 +104,7 @@ def test_the_figures_are_those_of_the_training_split(tmp_path: Path) -> None:
     assert (config.distill.warmup_steps, config.export.candidates) == (160, 300)
     assert config.gates.parity_min_boxes == 6
     for model in (config.teacher, config.student):
+        assert model.detector is not None
         assert model.detector.levels == 3
         assert model.train.augment.flip_horizontal
 

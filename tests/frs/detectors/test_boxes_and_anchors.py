@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.retinanet import _default_anchorgen
 from torchvision.ops import box_iou, clip_boxes_to_image
 
 from frs.detectors import boxes
-from frs.detectors.anchors import base_anchors, grid_anchors
+from frs.detectors.anchors import base_anchors, grid_anchors, padded_strides
 
 
 def random_boxes(count: int, seed: int, side: float = 200.0) -> torch.Tensor:
@@ -45,6 +47,13 @@ def test_a_wild_prediction_stays_finite() -> None:
     torch.testing.assert_close(huge[3] - huge[1], torch.tensor(16 * 16 / 1000.0))
 
 
+def test_torchvisions_coder_lets_boxes_shrink() -> None:
+    anchor, deltas = torch.tensor([[0.0, 0, 16, 16]]), torch.tensor([[0.0, 0, 900, -9]])
+    found = boxes.decode(deltas, anchor, bounded_below=False)
+    torch.testing.assert_close(found, BoxCoder((1.0, 1.0, 1.0, 1.0)).decode_single(deltas, anchor))
+    assert float(found[0, 3] - found[0, 1]) < 0.01
+
+
 def test_clipping_is_torchvisions() -> None:
     wild = random_boxes(50, 6) - 60
     torch.testing.assert_close(boxes.clip(wild, (90, 120)), clip_boxes_to_image(wild, (90, 120)))
@@ -74,3 +83,14 @@ def test_anchors_are_torchvisions_but_for_its_rounding() -> None:
     found = grid_anchors(shapes, (8, 16, 32), [base_anchors(s, 4.0, 3, (0.5, 1.0, 2.0)) for s in (8, 16, 32)])
     assert found.shape == expected.shape
     assert float((found - expected).abs().max()) <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("size", [(256, 256), (256, 320), (160, 416)])
+def test_torchvisions_rounded_anchors_and_its_strides(size: tuple[int, int]) -> None:
+    strides, ratios = (8, 16, 32, 64, 128), (0.5, 1.0, 2.0)
+    shapes = [(-(-size[0] // s), -(-size[1] // s)) for s in strides]
+    theirs = _default_anchorgen()
+    images = ImageList(torch.zeros(1, 3, *size), [size])
+    expected = theirs(images, [torch.zeros(1, 1, *shape) for shape in shapes])[0]
+    bases = [base_anchors(s, 4.0, 3, ratios, rounded=True) for s in strides]
+    assert torch.equal(grid_anchors(shapes, padded_strides(shapes, 8), bases), expected)

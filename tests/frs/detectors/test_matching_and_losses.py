@@ -1,14 +1,14 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torchvision.models.detection._utils import Matcher
-from torchvision.ops import box_iou, sigmoid_focal_loss
+from torchvision.ops import box_iou
 
 from frs.detectors import Targets
 from frs.detectors.anchors import base_anchors, grid_anchors
-from frs.detectors.losses import focal_loss
 from frs.detectors.matching import match
 from tests.frs.detectors.test_boxes_and_anchors import random_boxes
 
@@ -49,6 +49,41 @@ def test_matching_is_torchvisions(seed: int) -> None:
         assert torch.equal(found.box[i][positive], touched[expected[positive]])
 
 
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("least", [0.0, 0.3])
+def test_matching_is_mmdetections_rule_written_out(seed: int, least: float) -> None:
+    images = [random_boxes(1 + seed * 3, seed, 90), random_boxes(2, seed + 100, 60)]
+    found = match(ANCHORS, targets(images), best_iou=least, last_best_wins=True)
+    for i, boxes in enumerate(images):
+        overlap = box_iou(boxes, ANCHORS).numpy()
+        # MaxIoUAssigner: -1 undecided, 0 background, then objects counted from 1, each taking its best anchors in turn.
+        assigned = np.where(overlap.max(axis=0) < 0.4, 0, -1)
+        assigned = np.where(overlap.max(axis=0) >= 0.5, overlap.argmax(axis=0) + 1, assigned)
+        for number, row in enumerate(overlap):
+            if row.max() > 0 and row.max() >= least:
+                assigned[row == row.max()] = number + 1
+        assert np.array_equal(found.positive[i], assigned > 0)
+        assert np.array_equal(found.negative[i], assigned == 0)
+        assert np.array_equal(found.box[i][assigned > 0], assigned[assigned > 0] - 1)
+
+
+def test_a_later_object_takes_its_best_anchor_from_one_that_overlaps_it_more() -> None:
+    anchor = torch.tensor([[0.0, 0, 10, 10]])
+    boxes = torch.tensor([[0.0, 0, 10, 9], [0, 0, 10, 6]])  # IoU 0.9 and 0.6
+    assert int(match(anchor, targets([boxes]), last_best_wins=True).box) == 1
+    assert int(match(anchor, targets([boxes])).box) == 0
+
+
+def test_anchors_of_each_image_its_own() -> None:
+    boxes = [random_boxes(3, 1, 90), random_boxes(2, 2, 60)]
+    other = ANCHORS + 5
+    both = match(torch.stack([ANCHORS, other]), targets(boxes, [1, 1]))
+    for i, anchors in enumerate((ANCHORS, other)):
+        alone = match(anchors, targets(boxes, [1, 1]))
+        for name in ("positive", "negative", "box"):
+            assert torch.equal(getattr(both, name)[i], getattr(alone, name)[i])
+
+
 def test_padding_is_nobodys_object() -> None:
     boxes = random_boxes(3, 1, 90)
     alone = match(ANCHORS, targets([boxes]))
@@ -77,25 +112,3 @@ def test_a_crowd_region_makes_nothing_right_or_wrong() -> None:
     without = match(ANCHORS, targets([box]))
     assert torch.equal(found.negative[0] | covered, without.negative[0] | covered)
     assert torch.equal(found.positive[0], without.positive[0] & ~covered)
-
-
-def test_focal_loss_is_torchvisions() -> None:
-    generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(200, 7, generator=generator) * 4
-    wanted = (torch.rand(200, 7, generator=generator) < 0.2).float()
-    logits.requires_grad_(True)
-    ours = focal_loss(logits, wanted)
-    (gradient,) = torch.autograd.grad(ours.sum(), logits)
-    theirs = sigmoid_focal_loss(logits, wanted)
-    (expected,) = torch.autograd.grad(theirs.sum(), logits)
-    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-5)
-
-
-def test_focal_loss_survives_extreme_logits() -> None:
-    logits = torch.tensor([-200.0, 200.0], requires_grad=True)
-    loss = focal_loss(logits, torch.tensor([1.0, 0.0]))
-    torch.autograd.backward(loss.sum())
-    assert bool(loss.isfinite().all())
-    assert logits.grad is not None
-    assert bool(logits.grad.isfinite().all())

@@ -49,7 +49,7 @@ def torchvisions(images: list[Tensor], height: int, width: int) -> tuple[Tensor,
 
 
 def check_against_torchvision(images: list[Tensor], height: int, width: int) -> int:
-    cells = grid_cells(shapes(height, width), STRIDES, 0.0)
+    cells = grid_cells(shapes(height, width), STRIDES, torchvision=True)
     anchors, expected = torchvisions(images, height, width)
     assert torch.equal(cells, anchors)
     found = assign(cells, targets(images), radius=1.5, torchvision=True)
@@ -110,7 +110,7 @@ def mmdetections(boxes: Any, cells: Any, radius: float, last: int = 128) -> list
 @pytest.mark.parametrize("seed", range(3))
 def test_the_assignment_is_mmdetections(seed: int, radius: float) -> None:
     images = [scattered(12, seed, 256, 384), scattered(4, seed + 50, 256, 384)]
-    cells = grid_cells(shapes(256, 384), STRIDES, 0.5)
+    cells = grid_cells(shapes(256, 384), STRIDES, torchvision=False)
     assert centres(cells)[:2].tolist() == [[4, 4], [12, 4]]
     assert centres(cells)[32 * 48].tolist() == [8, 8]
     found = assign(cells, targets(images), radius=radius, torchvision=False)
@@ -128,12 +128,12 @@ def at(found: Matches, cells: Tensor, x: float, y: float, stride: int) -> bool:
 
 
 def test_a_bound_belongs_to_both_levels_or_to_none() -> None:
-    ours = grid_cells(shapes(256, 256), STRIDES, 0.5)
+    ours = grid_cells(shapes(256, 256), STRIDES, torchvision=False)
     found = assign(ours, targets([torch.tensor([[4.0, 4, 132, 132]])]), radius=0.0, torchvision=False)
     assert at(found, ours, 68, 68, 8)
     found = assign(ours, targets([torch.tensor([[8.0, 8, 136, 136]])]), radius=0.0, torchvision=False)
     assert at(found, ours, 72, 72, 16)
-    theirs = grid_cells(shapes(256, 256), STRIDES, 0.0)
+    theirs = grid_cells(shapes(256, 256), STRIDES, torchvision=True)
     found = assign(theirs, targets([torch.tensor([[0.0, 0, 128, 128]])]), radius=0.0, torchvision=True)
     assert not at(found, theirs, 64, 64, 8)
     assert not at(found, theirs, 64, 64, 16)
@@ -141,7 +141,7 @@ def test_a_bound_belongs_to_both_levels_or_to_none() -> None:
 
 @pytest.mark.parametrize("torchvision", [False, True])
 def test_the_smallest_object_that_holds_a_point_is_found(torchvision: bool) -> None:
-    cells = grid_cells(shapes(128, 128), STRIDES, 0.0 if torchvision else 0.5)
+    cells = grid_cells(shapes(128, 128), STRIDES, torchvision=torchvision)
     x, y = centres(cells)[17].tolist()
     tiny = torch.tensor([[x - 0.25, y - 0.5, x + 0.5, y + 0.25]])
     found = assign(cells, targets([tiny]), radius=0.0, torchvision=torchvision)
@@ -151,7 +151,7 @@ def test_the_smallest_object_that_holds_a_point_is_found(torchvision: bool) -> N
 def test_a_crowd_region_makes_nothing_right_or_wrong() -> None:
     """Cells of 8 px, of which 45 x 45 px cover more than half up to the sixth: 5 / 8 of the side on each axis at most."""
     box, crowd = torch.tensor([[20.0, 20, 60, 60]]), torch.tensor([[0.0, 0, 45, 45]])
-    cells = grid_cells(shapes(128, 128), STRIDES, 0.5)
+    cells = grid_cells(shapes(128, 128), STRIDES, torchvision=False)
     found = assign(cells, targets([torch.cat([box, crowd])], [1]), radius=0.0, torchvision=False)
     without = assign(cells, targets([box]), radius=0.0, torchvision=False)
     neither = ~(found.positive | found.negative)[0, :256].reshape(16, 16).numpy()
@@ -170,7 +170,7 @@ def test_a_crowd_region_makes_nothing_right_or_wrong() -> None:
 
 
 def test_padding_is_nobodys_object() -> None:
-    cells = grid_cells(shapes(128, 128), STRIDES, 0.5)
+    cells = grid_cells(shapes(128, 128), STRIDES, torchvision=False)
     alone = assign(cells, targets([torch.zeros(0, 4)]), radius=0.0, torchvision=False)
     padded = assign(cells, targets([torch.zeros(0, 4), scattered(5, 1, 128, 128)]), radius=0.0, torchvision=False)
     for found in (alone, padded):
