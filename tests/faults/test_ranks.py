@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.faults.conftest import Undisturbed
 from tests.faults.lab import command, copy, entries, executed, run, wait_for_checkpoint
 from tests.faults.test_kills import LAST_LINE
+from tests.faults.test_workers import children
 
 TEACHER = ("--until", "teacher", "--set", "teacher.train.epochs=40", "--set", "teacher.train.validate_every=0")
 
@@ -63,6 +64,20 @@ def test_a_student_of_two_ranks_is_interrupted_and_goes_on(tmp_path: Path, undis
     history = json.loads((entries(folder)["student"] / "outputs/history.json").read_text())
     assert [epoch["epoch"] for epoch in history] == list(range(12))
     assert [epoch["epoch"] for epoch in history if epoch["AP"] is not None] == [3, 7, 11]
+
+
+def test_a_signal_to_ranks_that_are_being_started_is_answered_in_one_line(tmp_path: Path) -> None:
+    process = start(tmp_path, *TEACHER, "--set", "teacher.train.devices=2")
+    while len(children(process.pid)) < 3:  # the two, and the tracker of their semaphores
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.5)  # they import torch for longer
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert said.startswith(LAST_LINE), said
+    assert said.count("\n") == 1
+    assert gone(process.pid)
 
 
 def test_no_rank_outlives_a_runner_that_is_killed_and_one_process_goes_on(tmp_path: Path) -> None:
