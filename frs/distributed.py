@@ -80,7 +80,7 @@ def average_gradients(module: nn.Module) -> None:
     flat = torch.cat([tensor.flatten() for tensor in changed])
     distributed.all_reduce(flat)
     flat /= ranks
-    for tensor, mean in zip(changed, flat.split([tensor.numel() for tensor in changed]), strict=True):
+    for tensor, mean in zip(changed, torch.split(flat, [tensor.numel() for tensor in changed]), strict=True):
         tensor.copy_(mean.view(tensor.shape))
     for parameter, gradient, share in zip(parameters, gradients, changed[-1].tolist(), strict=True):
         if share > 0:

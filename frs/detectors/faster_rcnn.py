@@ -121,7 +121,7 @@ class FasterRCNN(Detector):
         cells = sampled(levels, proposals, level, strides, aligned=not self.torchvision)  # (B, P, C, 7, 7)
         logits, deltas = self.roi_head(cells.flatten(0, 1).to(levels[0].dtype))  # (B * P, K + 1), (B * P, K, 4)
         classes, count = len(self.spec.classes), proposals.shape[1]
-        scores = torch.softmax(logits, dim=1)[:, :classes].unflatten(0, (-1, count)) * alive[..., None].float()
+        scores = torch.unflatten(torch.softmax(logits, dim=1)[:, :classes], 0, (-1, count)) * alive[..., None].float()
         best, place, label = best_pairs(scores, candidates)
         deltas = select(deltas.unflatten(0, (-1, count)).flatten(1, 2), place * classes + label)  # (B, k, 4)
         boxes = clip(self.roi_head.boxes(deltas, select(proposals, place)), image_size)

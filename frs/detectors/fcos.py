@@ -206,14 +206,14 @@ class FCOS(Detector):
         boxes = clip(boxes_around(points, self._distances(outputs)), image_size)  # (B, N, 4)
         found = []
         for image in range(len(classes)):
-            parts = list(zip(boxes[image].split(sizes), factor[image].split(sizes), strict=True))
+            parts = list(zip(torch.split(boxes[image], sizes), torch.split(factor[image], sizes), strict=True))
 
             def decoded(level: int, places: Tensor, of: list[Any] = parts) -> tuple[Tensor, Tensor]:
                 return of[level][0][places], of[level][1][places]
 
             found.append(
                 reference_selection(
-                    classes[image].split(sizes),
+                    torch.split(classes[image], sizes),
                     decoded,
                     score_threshold=score_threshold,
                     per_level=per_level,

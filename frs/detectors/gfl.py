@@ -109,7 +109,7 @@ class GFL(Detector):
         counted = matches.positive | matches.negative
         distances = torch.cat([centre - wanted[:, :2], wanted[:, 2:] - centre], dim=-1)
         distances = distances.clamp(min=0.0, max=self.spec.reg_max - BELOW_LAST_BIN)
-        spread = distribution_focal_loss(sides.unflatten(-1, (4, -1)), distances).mean(dim=-1)
+        spread = distribution_focal_loss(torch.unflatten(sides, -1, (4, -1)), distances).mean(dim=-1)
         return {
             "classification": quality_focal_sum(logits, pairs, quality, counted=counted).sum() / positives,
             "box": GIOU_WEIGHT * (giou_loss(found, wanted) * weight).sum() / mass,
@@ -167,7 +167,7 @@ class GFL(Detector):
         In float32: half precision steps by 1/128 between 8 and 16, a pixel on the level of stride 128.
         """
         bins = self.spec.reg_max + 1
-        probability = sides.float().unflatten(-1, (4, bins)).softmax(dim=-1)
+        probability = torch.unflatten(sides.float(), -1, (4, bins)).softmax(dim=-1)
         return (probability * torch.arange(bins, dtype=torch.float32, device=sides.device)).sum(dim=-1)
 
     def _anchors(self, levels: list[Tensor], device: torch.device) -> list[Tensor]:

@@ -85,7 +85,7 @@ def sampled(
     inside = inside_y[..., None] * inside_x[..., None, :]  # (B, P, 14, 14)
     found = grid_sample(canvas, grid.flatten(1, 2), mode="bilinear", padding_mode="border", align_corners=True)
     found = avg_pool2d(found * inside.flatten(1, 2)[:, None], SAMPLES)  # (B, C, P * 7, 7)
-    return found.unflatten(2, (-1, SIZE)).transpose(1, 2)
+    return torch.unflatten(found, 2, (-1, SIZE)).transpose(1, 2)
 
 
 def _canvas(features: Sequence[Tensor]) -> tuple[Tensor, list[int]]:

@@ -146,7 +146,7 @@ class RPN(nn.Module):
         logits = [pad(level, (0, most - level.shape[1]), value=_NEVER) for level in logits]
         levels = torch.stack(boxes, dim=1)  # (B, L, k, 4)
         keep = cluster_nms(levels.flatten(0, 1), None, iou_threshold=NMS_IOU, rounds=ROUNDS)  # (B * L, k)
-        keep = keep.unflatten(0, (-1, len(boxes))).flatten(1)
+        keep = torch.unflatten(keep, 0, (-1, len(boxes))).flatten(1)
         found = levels.flatten(1, 2)  # (B, L * k, 4)
         alive = (keep > 0.5) & self._large(found)
         best, index = torch.where(alive, torch.cat(logits, dim=1), _NEVER).topk(min(count, len(boxes) * most))
