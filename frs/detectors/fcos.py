@@ -86,8 +86,8 @@ class FCOSSpec(DetectorSpec):
 
 @dataclass
 class FCOSOutputs(HeadOutputs):
-    """box_regression: before the activation, but for "relu" after it, as torchvision's; centerness: logits (B, 1, H, W) a
-    level."""
+    """box_regression: float32 distances to the left, top, right and bottom, in pixels (but with "relu" in strides), as the
+    originals' heads answer; centerness: logits (B, 1, H, W) a level."""
 
     centerness: list[Tensor]
 
@@ -127,10 +127,9 @@ class FCOS(Detector):
     def head(self, features: list[Tensor]) -> FCOSOutputs:
         classes = [self.class_tower(level) for level in features]
         boxes = [self.box_tower(level) for level in features]
-        sides = [self.box_output(level) for level in boxes]
         return FCOSOutputs(
             [self.class_output(level) for level in classes],
-            [relu(level) for level in sides] if self.spec.box_activation == "relu" else sides,
+            [self._distances(i, self.box_output(level)) for i, level in enumerate(boxes)],
             [self.centerness_output(level) for level in (classes if self.spec.centerness_on == "class" else boxes)],
         )
 
@@ -156,7 +155,7 @@ class FCOS(Detector):
 
         points, truth = centres(cells)[place], targets.boxes[image, box]
         wanted_centerness = centerness(points, truth)
-        error = self._box_error(boxes_around(points, self._distances(outputs)[image, place]), truth)
+        error = self._box_error(boxes_around(points, self._pixels(outputs)[image, place]), truth)
         if self.torchvision:
             box_loss = error.sum() / positives
         else:
@@ -177,7 +176,7 @@ class FCOS(Detector):
         classes, centred = self._probabilities(outputs)
         best, place, label = best_pairs(classes * centred, candidates)
         points = centres(self._cells(outputs).to(classes.device))  # (N, 2), a constant
-        boxes = clip(boxes_around(points[place], select(self._distances(outputs), place)), image_size)
+        boxes = clip(boxes_around(points[place], select(self._pixels(outputs), place)), image_size)
         return Candidates(boxes, best.sqrt() if self.torchvision else best, label)
 
     def reference_detections(
@@ -203,7 +202,7 @@ class FCOS(Detector):
         if self.torchvision:
             classes, factor = (classes * centred).sqrt(), torch.ones_like(factor)
         points = centres(self._cells(outputs).to(classes.device))
-        boxes = clip(boxes_around(points, self._distances(outputs)), image_size)  # (B, N, 4)
+        boxes = clip(boxes_around(points, self._pixels(outputs)), image_size)  # (B, N, 4)
         found = []
         for image in range(len(classes)):
             parts = list(zip(torch.split(boxes[image], sizes), torch.split(factor[image], sizes), strict=True))
@@ -229,12 +228,18 @@ class FCOS(Detector):
         shapes = [(int(level.shape[-2]), int(level.shape[-1])) for level in outputs.class_logits]
         return grid_cells(shapes, self.spec.strides, torchvision=self.torchvision)
 
-    def _distances(self, outputs: HeadOutputs) -> Tensor:
-        """(B, N, 4) float32, pixels to the left, top, right and bottom; exp() of a float16 would overflow."""
-        levels = []
-        for i, (level, stride) in enumerate(zip(outputs.box_regression, self.spec.strides, strict=True)):
-            value = level.float() * self.scales[i].float() if len(self.scales) else level.float()
-            levels.append(value.exp() if self.spec.box_activation == "exp" else value.clamp(min=0.0) * stride)
+    def _distances(self, level: int, regression: Tensor) -> Tensor:
+        """(B, 4, H, W) of the last convolution -> what `FCOSOutputs` says, in float32: exp() of a float16 would overflow."""
+        x = regression.float()
+        if self.spec.box_activation == "relu":
+            return relu(x)
+        x = x * self.scales[level].float()
+        return x.exp() if self.spec.box_activation == "exp" else relu(x) * self.spec.strides[level]
+
+    def _pixels(self, outputs: HeadOutputs) -> Tensor:
+        """(B, N, 4) float32: pixels to the left, top, right and bottom."""
+        strides = self.spec.strides if self.spec.box_activation == "relu" else (1,) * self.spec.levels
+        levels = [level * stride for level, stride in zip(outputs.box_regression, strides, strict=True)]
         return flatten(levels, 4)
 
     def _probabilities(self, outputs: FCOSOutputs) -> tuple[Tensor, Tensor]:

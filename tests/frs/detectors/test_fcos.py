@@ -57,11 +57,18 @@ def build(**changes: Any) -> FCOS:
     return built
 
 
-def random_outputs(middle: float, seed: int = 1) -> FCOSOutputs:
-    """For three images. middle: of the regression."""
-    generator = torch.Generator().manual_seed(seed)
+def random_outputs(middle: float, activation: str | None = "exp") -> FCOSOutputs:
+    """For three images, as the head answers. middle: of the regression."""
+    generator = torch.Generator().manual_seed(1)
     drawn = [[torch.randn(3, n, *shape, generator=generator) for shape in SHAPES] for n in (3, 4, 1)]
-    return FCOSOutputs([2 * x - 2 for x in drawn[0]], [0.7 * x + middle for x in drawn[1]], drawn[2])
+    sides = [0.7 * x + middle for x in drawn[1]]
+    if activation != "relu":
+        sides = [(0.9 + 0.1 * i) * x for i, x in enumerate(sides)]
+    if activation == "exp":
+        sides = [x.exp() for x in sides]
+    else:
+        sides = [x.clamp(min=0) * (8 * 2**i if activation == "scaled_relu" else 1) for i, x in enumerate(sides)]
+    return FCOSOutputs([2 * x - 2 for x in drawn[0]], sides, drawn[2])
 
 
 def targets(count: int = 8) -> Targets:
@@ -70,20 +77,16 @@ def targets(count: int = 8) -> Targets:
     return made
 
 
-def written_out(detector: FCOS, outputs: FCOSOutputs, image: int) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+def written_out(outputs: FCOSOutputs, image: int) -> tuple[Tensor, Tensor, Tensor, list[int]]:
     """mmdetection's class scores (N, K), centerness (N,) and boxes (N, 4), not clipped; points of each level."""
     scores, central, boxes = [], [], []
     for level, (height, width) in enumerate(SHAPES):
-        stride, scale = 8 * 2**level, 0.9 + 0.1 * level
+        stride = 8 * 2**level
         for y in range(height):
             for x in range(width):
                 scores.append(outputs.class_logits[level][image, :, y, x].sigmoid())
                 central.append(outputs.centerness[level][image, 0, y, x].sigmoid())
-                values = [scale * float(v) for v in outputs.box_regression[level][image, :, y, x]]
-                if detector.spec.box_activation == "exp":
-                    left, top, right, bottom = (math.exp(v) for v in values)
-                else:
-                    left, top, right, bottom = (max(v, 0.0) * stride for v in values)
+                left, top, right, bottom = map(float, outputs.box_regression[level][image, :, y, x])
                 px, py = (x + 0.5) * stride, (y + 0.5) * stride
                 boxes.append(torch.tensor([px - left, py - top, px + right, py + bottom]))
     return torch.stack(scores), torch.stack(central), torch.stack(boxes), [h * w for h, w in SHAPES]
@@ -96,11 +99,11 @@ def clipped(boxes: Tensor) -> Tensor:
 @pytest.mark.parametrize("variant", VARIANTS, ids=["paper", "normbbox"])
 def test_the_loss_is_mmdetections_written_out(variant: dict[str, Any]) -> None:
     detector, wanted = build(**variant), targets()
-    outputs = random_outputs(3.0 if not variant else 1.0)
+    outputs = random_outputs(3.0 if not variant else 1.0, detector.spec.box_activation)
     classification, box_sum, entropy, mass, positives = 0.0, 0.0, 0.0, 0.0, 0
     cells = np.array(CELLS, dtype=float)
     for image in range(3):
-        scores, central, boxes, _ = written_out(detector, outputs, image)
+        scores, central, boxes, _ = written_out(outputs, image)
         truth = wanted.boxes[image][wanted.valid[image]].double().numpy()
         owners = mmdetections(truth, cells, detector.spec.center_sampling or 0.0, last=32)
         for n, own in enumerate(owners):
@@ -137,7 +140,7 @@ def test_one_object_seen_off_its_centre_weighs_as_much_as_any() -> None:
     outputs = random_outputs(0.7)
     truth = torch.tensor([[1.0, 1, 7, 5.5]])
     loss = build().loss([], outputs, without_classes([truth, torch.zeros(0, 4), torch.zeros(0, 4)]))
-    _, central, boxes, _ = written_out(build(), outputs, 0)
+    _, central, boxes, _ = written_out(outputs, 0)
     assert float(loss["box"].detach()) == pytest.approx(
         box_error(boxes[0].tolist(), truth[0].tolist(), "iou"), rel=1e-4
     )
@@ -160,13 +163,13 @@ def test_what_a_crowd_region_covers_teaches_nothing() -> None:
 
 def test_the_reference_decode_is_mmdetections_written_out() -> None:
     """Threshold and ranking by the class alone, then times centerness; boxes without area go before NMS."""
-    detector, outputs = build(**VARIANTS[1]), random_outputs(0.8)
+    detector, outputs = build(**VARIANTS[1]), random_outputs(0.8, "scaled_relu")
     found = detector.reference_detections(
         [], outputs, image_size=(HEIGHT, WIDTH), score_threshold=0.1, per_level=60, max_detections=40
     )
     dropped = 0
     for image in range(3):
-        scores, central, boxes, sizes = written_out(detector, outputs, image)
+        scores, central, boxes, sizes = written_out(outputs, image)
         parts = []
         for own, middle, place in zip(
             scores.split(sizes), central.split(sizes), clipped(boxes).split(sizes), strict=True
@@ -188,10 +191,11 @@ def test_the_reference_decode_is_mmdetections_written_out() -> None:
 @pytest.mark.parametrize("variant", VARIANTS, ids=["paper", "normbbox"])
 @pytest.mark.parametrize("candidates", [1, 70])
 def test_the_graphs_decode_finds_the_best_final_scores(candidates: int, variant: dict[str, Any]) -> None:
-    detector, outputs = build(**variant), random_outputs(2.0)
+    detector = build(**variant)
+    outputs = random_outputs(2.0, detector.spec.box_activation)
     found = detector.decode([], outputs, candidates=candidates, image_size=(HEIGHT, WIDTH))
     for image in range(3):
-        scores, central, boxes, _ = written_out(detector, outputs, image)
+        scores, central, boxes, _ = written_out(outputs, image)
         best, pair = (scores * central[:, None]).flatten().topk(candidates)
         torch.testing.assert_close(found.scores[image], best)
         assert torch.equal(found.labels[image], pair % 3)
@@ -250,7 +254,8 @@ def test_a_batch_without_objects_trains_everything(conventions: str, count: int)
 @pytest.mark.parametrize("conventions", ["mmdet", "torchvision"])
 def test_two_ranks_are_one_process_with_all_images(conventions: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients are averaged over ranks, so the mean of the ranks' losses must be the loss of the whole batch."""
-    detector, outputs, wanted = build(conventions=conventions), random_outputs(2.0), targets()
+    detector, wanted = build(conventions=conventions), targets()
+    outputs = random_outputs(2.0, detector.spec.box_activation)
     whole = detector.loss([], outputs, wanted)
 
     def rank(own: slice) -> dict[str, Tensor]:

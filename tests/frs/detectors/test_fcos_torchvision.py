@@ -28,7 +28,7 @@ def torchvisions_view(outputs: FCOSOutputs) -> tuple[dict[str, Any], list[Tensor
         anchors.append(middle + torch.tensor([-0.5, -0.5, 0.5, 0.5]) * stride)
     answers = {
         "cls_logits": flat(outputs.class_logits),
-        "bbox_regression": [level.relu() for level in flat(outputs.box_regression)],
+        "bbox_regression": flat(outputs.box_regression),
         "bbox_ctrness": flat(outputs.centerness),
     }
     return answers, anchors, [len(level) for level in anchors]
@@ -51,7 +51,7 @@ def test_the_head_is_torchvisions() -> None:
 
 
 def test_the_loss_and_its_gradients_are_torchvisions() -> None:
-    outputs, wanted = random_outputs(1.0), targets()
+    outputs, wanted = random_outputs(1.0, "relu"), targets()
     inputs = [*outputs.class_logits, *outputs.box_regression, *outputs.centerness]
     for level in inputs:
         level.requires_grad_()
@@ -79,7 +79,7 @@ def test_the_loss_and_its_gradients_are_torchvisions() -> None:
 
 
 def test_the_reference_decode_is_torchvisions() -> None:
-    outputs = random_outputs(1.0)
+    outputs = random_outputs(1.0, "relu")
     answers, anchors, _ = torchvisions_view(outputs)
     model: Any = SimpleNamespace(
         score_thresh=0.2,
@@ -106,7 +106,7 @@ def test_the_reference_decode_is_torchvisions() -> None:
 
 
 def test_the_graphs_decode_takes_torchvisions_root_and_points() -> None:
-    outputs = random_outputs(1.0)
+    outputs = random_outputs(1.0, "relu")
     answers, anchors, _ = torchvisions_view(outputs)
     found = build(conventions="torchvision").decode([], outputs, candidates=50, image_size=(HEIGHT, WIDTH))
     scores = (torch.cat(answers["cls_logits"], 1).sigmoid() * torch.cat(answers["bbox_ctrness"], 1).sigmoid()).sqrt()

@@ -167,11 +167,16 @@ def test_fcos_is_caffes_and_fed_bgr(body: State, tmp_path: Path, size: tuple[int
     same_levels(ours, features)
     same_levels(found.class_logits, classes)
     same_levels(found.centerness, central)
+    scaled = [level * state[f"bbox_head.scales.{i}.scale"] for i, level in enumerate(sides)]
+    if variant:
+        distances = [level.clamp(min=0) * stride for level, stride in zip(scaled, STRIDES, strict=True)]
+    else:
+        distances = [level.exp() for level in scaled]
+    same_levels(found.box_regression, distances)
 
     boxes = []
-    for i, (level, stride) in enumerate(zip(sides, STRIDES, strict=True)):
-        scaled = lab.flat(level, 4) * state[f"bbox_head.scales.{i}.scale"]
-        left, top, right, bottom = (scaled.clamp(min=0) * stride if variant else scaled.exp()).unbind(dim=1)
+    for level, stride in zip(distances, STRIDES, strict=True):
+        left, top, right, bottom = lab.flat(level, 4).unbind(dim=1)
         px, py = lab.places(level, stride, 0.5).unbind(dim=1)
         boxes.append(torch.stack([px - left, py - top, px + right, py + bottom], dim=1))
     scores = [lab.flat(level, CLASSES).sigmoid() for level in classes]
