@@ -1,8 +1,8 @@
 """What FRS costs: a distilling step against a plain step and the teacher's class branch, side by side in one run.
 
-    python benchmarks/train_step.py [--size 256] [--batch 2] [--steps 7] [--threads N] [--json FILE]
+    python benchmarks/train_step.py [--families fcos ...] [--size 256] [--batch 2] [--steps 7] [--threads N] [--json FILE]
 
-RetinaNet ResNet-101 -> ResNet-50, 256 channels, random weights, noise and random boxes. Measured in turn, a b c a b c ...:
+Each family, ResNet-101 -> ResNet-50, 256 channels, random weights, noise and random boxes. Measured in turn, a b c a b c ...:
 
     (a) a training step of the plain student: forward, loss, backward, AdamW
     (b) the teacher's features and class logits, without gradients
@@ -19,16 +19,20 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from frs.detectors import Detector, RetinaNetSpec, Targets, build_detector
+from frs.detectors import Detector, Targets, build_detector, spec_of_family
 from frs.distill.objective import DistillationObjective, DistillationWeights
-from frs.training import DetectionObjective, Objective, resolve_device
+from frs.training import DetectionObjective, Device, Objective, resolve_device
+
+FAMILIES = ("retinanet", "fcos", "gfl", "faster_rcnn")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What FRS costs: (c) / ((a) + (b)).")
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
     parser.add_argument("--size", type=int, default=256, help="pixels of a side, a multiple of 128")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--steps", type=int, default=7, help="timed steps of each")
@@ -37,12 +41,30 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=None, help="also write the figures here")
     options = parser.parse_args()
     device = resolve_device("auto", options.threads)
-    autocast = device.dtype(options.precision)
+    print(
+        f"R101 -> R50, {options.size} px, batch {options.batch}, {device.threads} threads, {options.precision}",
+        flush=True,
+    )
+    figures = {}
+    for family in options.families:
+        figures[family] = compare(family, options, device)
+        median, ratio, (low, high) = (figures[family][key] for key in ("median", "ratio", "rounds"))
+        print(
+            f"{family:12} (a) plain step {median['a']:.3f} s, (b) teacher {median['b']:.3f} s, (c) FRS step "
+            f"{median['c']:.3f} s, (c) / ((a) + (b)) {ratio:.3f} (single rounds {low:.3f} to {high:.3f})",
+            flush=True,
+        )
+    if options.json:
+        options.json.write_text(json.dumps(figures) + "\n")
 
+
+def compare(family: str, options: argparse.Namespace, device: Device) -> dict[str, Any]:
+    """Median seconds of a, b and c, and (c) / ((a) + (b)) with its least and greatest round."""
+    autocast = device.dtype(options.precision)
     images = torch.randint(0, 256, (options.batch, 3, options.size, options.size), dtype=torch.uint8)
     images = images.to(device.torch_device, memory_format=torch.channels_last)
     targets = random_targets(options.batch, options.size, device.torch_device)
-    teacher = detector("resnet101").eval()
+    teacher = detector(family, "resnet101").eval()
     device.place(teacher)
 
     def step(objective: Objective) -> Callable[[], None]:
@@ -65,28 +87,21 @@ def main() -> None:
 
     weights = DistillationWeights(alpha=0.005, beta=0.02)
     runs = {
-        "a": step(DetectionObjective(detector("resnet50"))),
+        "a": step(DetectionObjective(detector(family, "resnet50"))),
         "b": ask_teacher,
-        "c": step(DistillationObjective(detector("resnet50"), teacher, weights)),
+        "c": step(DistillationObjective(detector(family, "resnet50"), teacher, weights)),
     }
     seconds = measure(runs, options.steps, device.kind)
     median = {name: statistics.median(times) for name, times in seconds.items()}
     ratios = sorted(c / (a + b) for a, b, c in zip(*seconds.values(), strict=True))
     ratio = median["c"] / (median["a"] + median["b"])
-    print(
-        f"RetinaNet R101 -> R50, {options.size} px, batch {options.batch}, {device.threads} threads, {options.precision}"
-    )
-    print(f"(a) plain student step     {median['a']:.3f} s")
-    print(f"(b) teacher's class branch {median['b']:.3f} s")
-    print(f"(c) FRS step               {median['c']:.3f} s")
-    print(f"(c) / ((a) + (b))          {ratio:.3f}  (single rounds {ratios[0]:.3f} to {ratios[-1]:.3f})")
-    if options.json:
-        options.json.write_text(json.dumps({"seconds": seconds, "ratio": ratio}) + "\n")
+    return {"median": median, "ratio": ratio, "rounds": (ratios[0], ratios[-1]), "seconds": seconds}
 
 
-def detector(backbone: str) -> Detector:
-    names = tuple(f"class {i}" for i in range(80))
-    return build_detector(RetinaNetSpec(classes=names, category_ids=tuple(range(80)), backbone=backbone))
+def detector(family: str, backbone: str) -> Detector:
+    """As mmdetection's configuration of the family."""
+    names, depth = tuple(f"class {i}" for i in range(80)), 1 if family == "faster_rcnn" else 4
+    return build_detector(spec_of_family(family)(names, tuple(range(80)), backbone, head_depth=depth))
 
 
 def random_targets(batch: int, size: int, device: torch.device) -> Targets:
