@@ -69,13 +69,19 @@ def shortest_edge(config: TrainConfig) -> ShortestEdge | None:
     return ShortestEdge(config.short_side, config.long_side, config.multiscale)
 
 
-def predict_split(context: Context, predictor: Predictor, batch: int, edge: ShortestEdge | None = None) -> list[Row]:
-    """The validation split through a predictor, as COCO result rows; letterboxed, or resized to `edge`."""
+def predict_split(
+    context: Context,
+    predictor: Predictor,
+    batch: int,
+    edge: ShortestEdge | None = None,
+    sample: CocoDataset | None = None,
+) -> list[Row]:
+    """The validation split, or a sample of it, through a predictor, as COCO result rows; letterboxed, or by `edge`."""
     from frs.data import evaluation_batches, shortest_edge_batches
     from frs.evaluation import predict_dataset
 
     info = predictor.info
-    data = dataset(context, "val")
+    data = dataset(context, "val") if sample is None else sample
     total = len(data.images)
     done = 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,18 @@ from pipeline.duration import seconds
 from pipeline.stage import Context, Metrics, Stage
 from pipeline.training import TrainConfig
 from stages import student, teacher
-from stages.common import DATA_INPUTS, dataset, selection, training_facts, write_json
+from stages.common import (
+    DATA_INPUTS,
+    dataset,
+    predict_split,
+    shortest_edge,
+    torch_predictor,
+    training_facts,
+    write_json,
+)
 from stages.findings import Finding, Verdict, as_table
 from stages.given import label
-from stages.training import device, initial_detector, recipe, training_loader
+from stages.training import device, in_ranks, initial_detector, recipe, training_loader
 
 if TYPE_CHECKING:
     from frs.data.loader import TrainingLoader
@@ -35,8 +43,21 @@ def stage() -> Stage:
         name="preflight",
         inputs=DATA_INPUTS,
         outputs={"findings": "preflight.json"},
-        reads=("teacher", "student", "distill", "control", "preflight", "input", "seed"),
-        version=2,
+        reads=(
+            *("teacher", "student", "distill", "control", "preflight", "input", "seed"),
+            *("export.score_threshold", "export.iou_threshold"),
+        ),
+            "teacher",
+            "student",
+            "distill",
+            "control",
+            "preflight",
+            "input",
+            "seed",
+            "export.score_threshold",
+            "export.iou_threshold",
+        ),
+        version=3,
         run=_run,
         external=_external,
         facts=training_facts,
@@ -80,8 +101,9 @@ def _findings(context: Context) -> Iterator[Finding]:
     if config.control:
         plain, _ = initial_detector(context, config.student.detector, dataset(context, "val"))
         probes["control"] = _detection_probe(context, config.student.train, plain, where), config.student.train
-    probes["student"] = _distillation_probe(context, learner, ours, where), config.student.train
-    yield from _terms({name: found for name, (found, _) in probes.items()})
+    ranks = _distillation_probes(context)
+    probes["student"] = ranks[0], config.student.train
+    yield from _terms({name: found for name, (found, _) in probes.items()}, ranks)
     yield _time(probes)
     yield _memory(probes, where)
     yield _disk(context, ours, learner)
@@ -99,18 +121,17 @@ def _teacher(context: Context) -> tuple[Detector, str]:
 
 
 def _teacher_ap(context: Context, detector: Detector, where: Device) -> Finding:
-    """On a sample of the validation images, with the interval in which the whole would lie."""
-    from frs.data import CocoDataset, evaluation_batches, write_coco
-    from frs.evaluation import paired_bootstrap, predict_dataset
-    from frs.export.torch_predictor import TorchPredictor
+    """On a sample of the validation images, resized as for the student's training, with the interval for the whole."""
+    from frs.data import CocoDataset, write_coco
+    from frs.evaluation import paired_bootstrap
 
     config = context.config
     data = dataset(context, "val")
     step = max(1, len(data.images) // config.preflight.images)
     sample = CocoDataset(data.root, data.images[::step][: config.preflight.images], data.categories)
-    size = config.input
-    predictor = TorchPredictor(detector.to(where.torch_device), size.height, size.width, **selection(config.export))
-    rows = predict_dataset(predictor, evaluation_batches(sample, size.height, size.width, config.validation.batch))
+    predictor = torch_predictor(context, detector.to(where.torch_device), "reference")
+    edge = shortest_edge(config.student.train)
+    rows = predict_split(context, predictor, config.validation.batch, edge and edge.tested, sample)
     truth = context.outputs["findings"].with_name("sample.json")
     write_coco(sample, truth)
     found = paired_bootstrap(truth, [], rows, samples=200, seed=config.seed)  # against finding nothing
@@ -139,15 +160,28 @@ def _detection_probe(context: Context, config: TrainConfig, detector: Detector, 
     return probe(DetectionObjective(detector), _loader(context, config, where), where, recipe(context, config))
 
 
-def _distillation_probe(context: Context, learner: Detector, ours: Detector, where: Device) -> Probe:
+def _distillation_probes(context: Context) -> list[Probe]:
+    """Of every rank on this machine, the first one's first."""
+    from frs.training.preflight import Probe
+
+    here = context.config.student.train.model_copy(update={"nodes": 1, "rendezvous": None})
+    return [Probe(**found) for found in in_ranks(context, "preflight", here, _probe_distillation)["probes"]]
+
+
+def _probe_distillation(context: Context) -> Metrics:
     """With both terms at full weight, whatever the warm-up and `auto` would do in the first steps."""
     from frs.distill.objective import DistillationObjective, DistillationWeights
+    from frs.distributed import gathered, rank, world_size
     from frs.training.preflight import probe
 
+    where, config = device(context), context.config.student.train
+    ours, _ = _teacher(context)
+    learner, _ = initial_detector(context, context.config.student.detector, dataset(context, "val"))
     where.place(ours)
     objective = DistillationObjective(learner, ours, DistillationWeights(alpha=1.0, beta=1.0, warmup_steps=0))
-    config = context.config.student.train
-    return probe(objective, _loader(context, config, where), where, recipe(context, config))
+    loader = training_loader(context, config, where, rank=rank(), ranks=config.nodes * world_size())
+    found = probe(objective, loader, where, recipe(context, config))
+    return {"probes": gathered(vars(found))}
 
 
 def _loader(context: Context, config: TrainConfig, where: Device) -> TrainingLoader:
@@ -157,20 +191,24 @@ def _loader(context: Context, config: TrainConfig, where: Device) -> TrainingLoa
     return training_loader(context, config, where, ranks=config.nodes * count_devices(config.devices, where.kind))
 
 
-def _terms(probes: Mapping[str, Probe]) -> Iterator[Finding]:
+def _terms(probes: Mapping[str, Probe], ranks: Sequence[Probe]) -> Iterator[Finding]:
+    """probes: of each training, the student's among them as it is on the first of its ranks."""
     for name, found in probes.items():
+        faults = found.faults({})
+        if name == "student":
+            faults = [
+                (f"on rank {rank}: " if len(ranks) > 1 else "") + fault
+                for rank, each in enumerate(ranks)
+                for fault in each.faults(NEEDED)
+            ]
         text = ", ".join(f"{term} {value:.4g}" for term, value in found.terms.items())
-        faults = found.faults(NEEDED if name == "student" else {})
-        yield (Verdict.FAULT, f"{name}'s step", "; ".join(faults)) if faults else (Verdict.OK, f"{name}'s step", text)
+        more = f" (the first of {len(ranks)} processes)" if name == "student" and len(ranks) > 1 else ""
+        yield Verdict.FAULT if faults else Verdict.OK, f"{name}'s step", "; ".join(faults) or text + more
     reach = probes["student"].reach
-    yield (
-        Verdict.OK,
-        "gradients",
-        "; ".join(
-            f"{term} at the " + ", ".join(f"{part} {reach[term][part]:.3g}" for part in parts)
-            for term, parts in NEEDED.items()
-        ),
+    parts = (
+        f"{term} at the " + ", ".join(f"{part} {reach[term][part]:.3g}" for part in NEEDED[term]) for term in NEEDED
     )
+    yield Verdict.OK, "gradients", "; ".join(parts)
 
 
 def _time(probes: Mapping[str, tuple[Probe, TrainConfig]]) -> Finding:

@@ -28,6 +28,10 @@ def test_check_has_it_alone(workplace: Path, tmp_path: Path) -> None:
     done = frs_pipeline("check", SMALL, "--preflight", "--runs-dir", tmp_path, cwd=workplace)
     assert "ok       gradients" in done.stdout
     assert stages(tmp_path / "small") == {"data", "preflight"}
+    ranks = frs_pipeline(
+        "check", SMALL, "--preflight", "--runs-dir", tmp_path, "--set", "student.train.devices=2", cwd=workplace
+    )
+    assert "(the first of 2 processes)" in ranks.stdout
     without = frs_pipeline("check", SMALL, cwd=workplace)
     assert "gradients" not in without.stdout
 
