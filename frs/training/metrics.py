@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from frs.distributed import rank
+from frs.distributed import local_rank
 from frs.errors import RuntimeMissing
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ class MetricsLog:
 
     Goes on behind the first `step` steps and `epochs` epochs, which a checkpoint holds: what an interrupted attempt wrote
     beyond them is taken back, for it is done again. Nothing is created before the first line. Of several ranks the first
-    one writes. Raises RuntimeMissing when
-    TensorBoard's package is asked for and missing, OSError where the file cannot be written.
+    one of each machine writes, for each has a stage's outputs to make. Raises RuntimeMissing when TensorBoard's package is
+    asked for and missing, OSError where the file cannot be written.
     """
 
     def __init__(self, folder: Path, *, step: int, epochs: int, tensorboard: bool) -> None:
         self.path = folder / FILE
         self.file: IO[bytes] | None = None
-        self.writes = rank() == 0
+        self.writes = local_rank() == 0
         self.board = _summary_writer(folder / TENSORBOARD, step + 1) if tensorboard and self.writes else None
         if self.writes and self.path.exists():
             _take_back(self.path, step, epochs)

@@ -104,9 +104,14 @@ def test_two_machines_meet_and_end_with_the_same_weights(tmp_path: Path) -> None
     for folder in folders:
         folder.mkdir()
     processes = [start(folder, "--until", "control", *nodes) for folder in folders]
-    for process in processes:
-        _, said = process.communicate(timeout=300)
-        assert process.returncode == 0, said
+    try:
+        for process in reversed(processes):
+            _, said = process.communicate(timeout=120)
+            assert process.returncode == 0, said
+    finally:
+        for process in processes:
+            process.kill()  # one that waits for the other
+            process.wait()
     for model in ("teacher", "control"):
         first, second = ((folder / f"runs/tiny/{model}.safetensors").read_bytes() for folder in folders)
         assert first == second
