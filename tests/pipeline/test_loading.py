@@ -185,8 +185,14 @@ def test_how_the_work_is_done_is_no_part_of_a_section(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        (("devices=3",), r"batch \(8\) must be a multiple of devices times nodes \(3\), which share it"),
-        (("devices=4", "nodes=3", "rendezvous=a:1"), r"batch \(8\) must be a multiple of devices times nodes \(12\)"),
+        (
+            ("devices=3",),
+            r"batch \(8\) must be a multiple of devices times nodes times accumulate \(3\), which share it",
+        ),
+        (
+            ("devices=4", "nodes=3", "rendezvous=a:1"),
+            r"batch \(8\) must be a multiple of devices times nodes times accumulate \(12\)",
+        ),
         (("nodes=2",), "rendezvous must say where they meet"),
         (("nodes=2", "rendezvous=trainer-0"), "rendezvous"),
         (("devices=0",), "devices"),
