@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
 NEEDED = {"frs_features": ("detector", "adapters"), "frs_classes": ("detector",)}
 """Terms that must not be 0, and what their gradients must reach."""
+CHECKPOINT, ARTIFACTS = 4 * 3, 4 + 2 * (4 + 2)
+"""Bytes of a parameter: with AdamW's two moments; as weights, and in fp32 and fp16 in an ONNX file and in a plan."""
 AP_SLACK = 1.0
 """How far the expected AP may lie outside the sample's interval: another decoder, another resize."""
-_GB = 1e9
 
 
 def stage() -> Stage:
@@ -216,18 +217,23 @@ def _memory(probes: Mapping[str, tuple[Probe, TrainConfig]], where: Device) -> F
     most = max(found.memory for found, _ in probes.values())
     if where.kind == "cuda":
         there = torch.cuda.get_device_properties(0).total_memory
-        return Verdict.OK, "memory", f"{most / _GB:.1f} GB of the GPU's {there / _GB:.1f}"
-    return Verdict.OK, "memory", f"{most / _GB:.1f} GB of this process"
+        return Verdict.OK, "memory", f"{_size(most)} of the GPU's {_size(there)}"
+    return Verdict.OK, "memory", f"{_size(most)} of this process"
 
 
 def _disk(context: Context, ours: Detector, learner: Detector) -> Finding:
-    """Two checkpoints with AdamW's two moments for the training under way; weights, ONNX files and plans of both."""
+    """Two checkpoints of the training under way; in the store, and again in the run folder, what is made of both."""
     from frs.detectors import parameter_count
 
     sizes = [parameter_count(ours), parameter_count(learner)]
-    needed = 2 * 3 * 4 * max(sizes) + 2 * (4 + 4 + 2 + 4 + 2) * sum(sizes)
+    needed = 2 * CHECKPOINT * max(sizes) + 2 * ARTIFACTS * sum(sizes)
     free = shutil.disk_usage(context.scratch.parent).free
-    text = f"{free / _GB:.1f} GB free, about {needed / _GB:.1f} GB needed"
+    text = f"{_size(free)} free, about {_size(needed)} needed"
     if free < needed:
         return Verdict.FAULT, "disk", f"{text}; make room, or choose another disk with --runs-dir"
     return Verdict.OK, "disk", text
+
+
+def _size(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

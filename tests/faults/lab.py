@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 TINY = Path(__file__).parent / "tiny.yaml"
-STAGES = ("data", "teacher", "control", "student", "export", "engine", "validate", "profile", "report")
+STAGES = ("data", "preflight", "teacher", "control", "student", "export", "engine", "validate", "profile", "report")
 
 _CHANGING = {"seconds", "created", "profiles", "plan_sha256"}
 """Keys of our JSON files that hold a time, or that follow from one; NVIDIA's builder orders a plan's tables by address."""
-_TIMED = re.compile(r"profile/|report/report\.(html|md)$")
+_TIMED = re.compile(r"preflight/|profile/|report/report\.(html|md)$")
 """What holds measured times throughout; that it is there is all that can be compared."""
 
 
@@ -146,6 +146,8 @@ def _content(path: Path) -> str:
         return f"{len(content)} bytes"
     if path.suffix == ".json":
         content = json.dumps(_lasting(json.loads(content))).encode()
+    if path.suffix == ".jsonl":
+        content = json.dumps([_lasting(json.loads(line)) for line in content.splitlines()]).encode()
     return sha256(content).hexdigest()
 
 

@@ -103,7 +103,7 @@ def test_what_a_person_changes_in_the_run_folder_harms_no_run(tmp_path: Path, un
     (folder / "runs/tiny/report.html").unlink()
     run(folder)
     kept = json.loads((folder / "runs/tiny/manifest.json").read_text())["stages"]["student"]["published"]
-    assert set(kept) == {"student.safetensors"}
+    assert "student.safetensors" in kept
     assert weights.read_bytes() == (entries(folder)["student"] / "outputs/student.safetensors").read_bytes()
     assert (folder / "runs/tiny/report.html").exists()
     assert outputs(folder) == undisturbed.outputs

@@ -164,7 +164,10 @@ def test_a_training_too_short_to_be_distilled_says_so_before_it_begins(
         "frs-pipeline: stage student: student.train has 24 steps, and distill.auto_steps measures alpha and beta on the first "
         "24, so nothing would be distilled; lower distill.auto_steps, or train for more epochs\n"
     )
-    assert executed(run(folder, "--set", "distill.auto_steps=23", "--until", "student").stdout) == {"student"}
+    assert executed(run(folder, "--set", "distill.auto_steps=23", "--until", "student").stdout) == {
+        "preflight",
+        "student",
+    }
 
 
 def _all_finite(checkpoint: Path) -> None:
@@ -186,4 +189,4 @@ def test_a_run_goes_on_with_another_number_of_workers(tmp_path: Path, undisturbe
     done = run(tmp_path, "--until", "teacher", *how)
     assert "continuing at step" in done.stdout
     check_whole(tmp_path, undisturbed, until="teacher")
-    assert reused(run(tmp_path, "--until", "teacher").stdout) == {"data", "teacher"}
+    assert reused(run(tmp_path, "--until", "teacher").stdout) == {"data", "preflight", "teacher"}

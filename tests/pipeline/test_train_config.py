@@ -23,7 +23,7 @@ STEP = {"schedule": "step", "milestones": [8, 11]}
         ({"schedule": "step"}, "milestones, rising and below epochs (12), e.g. [8, 11] of 12, got []"),
         ({"schedule": "step", "milestones": [8, 12]}, "got [8, 12]"),
         ({"schedule": "step", "milestones": [8, 8]}, "got [8, 8]"),
-        ({"batch": 8, "accumulate": 3}, "accumulate (3) must divide batch (8)"),
+        ({"batch": 8, "accumulate": 3}, "batch (8) must be a multiple of devices times nodes times accumulate (3)"),
         ({"schedule": "step", "milestones": [0, 8]}, "greater than or equal to 1"),
     ],
 )
