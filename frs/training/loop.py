@@ -255,7 +255,7 @@ class _Training:
     def _differentiate(self, step: int, batch: Batch) -> Terms:
         """Add a micro-batch's part of the gradient; its terms are those of all ranks."""
         with self.compiled.in_force() if self.compiled is not None else nullcontext():
-            terms = _forward(self.objective, batch, step, self.device, self.recipe.precision)
+            terms = forward(self.objective, batch, step, self.device, self.recipe.precision)
             means = averaged(torch.stack([*terms.parts.values(), terms.total]).double())
             values = dict(zip([*terms.parts, "total"], means.unbind(), strict=True))
             self._check_finite(step, batch, values)
@@ -300,7 +300,8 @@ class _Training:
         self.save()
 
 
-def _forward(objective: Objective, batch: Batch, step: int, device: Device, precision: str) -> Terms:
+def forward(objective: Objective, batch: Batch, step: int, device: Device, precision: str) -> Terms:
+    """The terms of a batch, which is brought to the device; precision: as `Recipe.precision`."""
     # Not waited for where the batch is pinned: what computes with them does.
     images = batch.images.to(device.torch_device, non_blocking=True, memory_format=torch.channels_last)
     targets = batch.targets.map(lambda tensor: tensor.to(device.torch_device, non_blocking=True))

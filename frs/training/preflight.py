@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from frs.data.loader import Batch, TrainingLoader, worker_error
 from frs.training.device import Device
 from frs.training.freezing import freeze, wake
-from frs.training.loop import _forward
+from frs.training.loop import forward
 from frs.training.objective import Objective, Terms
 from frs.training.recipe import Recipe
 
@@ -74,7 +74,7 @@ def probe(objective: Objective, loader: TrainingLoader, device: Device, recipe: 
         torch.manual_seed(step)
         optimizer.zero_grad(set_to_none=True)
         for part in batch.split(recipe.accumulate):
-            answer = _forward(objective, part, step, device, recipe.precision)
+            answer = forward(objective, part, step, device, recipe.precision)
             if not terms:
                 terms = {name: float(value.detach()) for name, value in answer.parts.items()}
                 reach = _reach(objective, answer)
