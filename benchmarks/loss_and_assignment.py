@@ -118,7 +118,7 @@ def random_outputs(detector: Detector, batch: int, size: int) -> HeadOutputs:
             values -= 4.6
         if name == "box_regression" and hasattr(shapes, "centerness"):
             values = values.abs() + 0.1  # distances: torchvision's head has their ReLU behind it, ours before it
-        return values.requires_grad_(True)
+        return values.contiguous(memory_format=torch.channels_last).requires_grad_(True)  # as in a training
 
     return type(shapes)(**{name: [made(name, level) for level in levels] for name, levels in vars(shapes).items()})
 

@@ -46,7 +46,12 @@ def set_prior(output: nn.Conv2d) -> None:
 
 def flatten(levels: list[Tensor], size: int) -> Tensor:
     """[(B, A * size, H, W)] -> (B, sum of H * W * A, size), in the order of the anchors."""
-    return torch.cat([level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, size) for level in levels], dim=1)
+    return torch.cat(per_level(levels, size), dim=1)
+
+
+def per_level(levels: list[Tensor], size: int) -> list[Tensor]:
+    """[(B, A * size, H, W)] -> [(B, H * W * A, size)]: the same memory where that is channels-last."""
+    return [level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, size) for level in levels]
 
 
 def best_pairs(scores: Tensor, candidates: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,7 +16,16 @@ from torchvision.ops import generalized_box_iou_loss
 
 from frs.detectors.base import Candidates, Detector, HeadOutputs, Targets
 from frs.detectors.boxes import clip, iou
-from frs.detectors.dense import best_pairs, flatten, initialise, reference_selection, select, set_prior, tower
+from frs.detectors.dense import (
+    best_pairs,
+    flatten,
+    initialise,
+    per_level,
+    reference_selection,
+    select,
+    set_prior,
+    tower,
+)
 from frs.detectors.focal import focal_sum
 from frs.detectors.fpn import FPN
 from frs.detectors.points import assign, boxes_around, centerness, centres, grid_cells
@@ -144,13 +153,13 @@ class FCOS(Detector):
         """
         assert isinstance(outputs, FCOSOutputs)
         cells = self._cells(outputs).to(targets.boxes.device)  # (N, 4)
-        logits = flatten(outputs.class_logits, len(self.spec.classes))  # (B, N, K)
         matches = assign(cells, targets, radius=self.spec.center_sampling or 0.0, torchvision=self.torchvision)
         positives = matches.positives()
 
         image, place = matches.positive.nonzero(as_tuple=True)  # (P,)
         box = matches.box[image, place]
         pairs, counted = (image, place, targets.labels[image, box]), matches.positive | matches.negative
+        logits = per_level(outputs.class_logits, len(self.spec.classes))
         classification = focal_sum(logits, pairs, counted=counted).sum() / positives
 
         points, truth = centres(cells)[place], targets.boxes[image, box]

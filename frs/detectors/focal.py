@@ -11,7 +11,8 @@ through memory. GFL's quality focal loss (Li et al. 2020, equation 4, beta = 2) 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,37 +23,54 @@ _PIECE = 1 << 16
 """Scores at a time on a CPU: with the temporaries they stay in its cache. A GPU takes a whole image."""
 
 Places = tuple[Tensor, Tensor, Tensor]
-"""Images, places and classes of the positives, (P,) int64 each."""
+"""Images, places (counted through all levels) and classes of the positives, (P,) int64 each."""
+
+PositiveLoss = Callable[..., Tensor]
+"""(x, which): from scores (p,) and which of the positives they are, (P,) bool, to their losses (p,)."""
 
 
-def focal_sum(logits: Tensor, positives: Places, *, counted: Tensor | None = None, alpha: float = 0.25) -> Tensor:
+def focal_sum(
+    levels: Sequence[Tensor], positives: Places, *, counted: Tensor | None = None, alpha: float = 0.25
+) -> Tensor:
     """Sigmoid focal loss of each image, (B,) float32, summed over its places and classes.
 
-    logits: (B, N, K) of any float type; the target is 1 at `positives` and 0 elsewhere. counted: (B, N) bool, the places
-    that enter the loss; None: all.
+    levels: logits (B, N_l, K) of any float type; the target is 1 at `positives` and 0 elsewhere. counted: (B, N) bool, the
+    places of all levels that enter the loss; None: all.
     """
 
-    def positive(x: Tensor) -> Tensor:
+    def positive(x: Tensor, which: Tensor) -> Tensor:
         return alpha * torch.sigmoid(-x) ** 2 * softplus(-x)
 
-    return _sum(logits, positives, positive, 1 - alpha, counted)
+    return _sum(levels, positives, positive, 1 - alpha, counted)
 
 
-def quality_focal_sum(logits: Tensor, positives: Places, quality: Tensor, *, counted: Tensor | None = None) -> Tensor:
+def quality_focal_sum(
+    levels: Sequence[Tensor], positives: Places, quality: Tensor, *, counted: Tensor | None = None
+) -> Tensor:
     """GFL's quality focal loss (equation 4, beta = 2) of each image, (B,) float32; quality: (P,) in 0..1, the targets."""
 
-    def positive(x: Tensor) -> Tensor:
-        entropy = binary_cross_entropy_with_logits(x, quality, reduction="none")
-        return (quality - torch.sigmoid(x)) ** 2 * entropy
+    def positive(x: Tensor, which: Tensor) -> Tensor:
+        wanted = quality[which]
+        entropy = binary_cross_entropy_with_logits(x, wanted, reduction="none")
+        return (wanted - torch.sigmoid(x)) ** 2 * entropy
 
-    return _sum(logits, positives, positive, 1.0, counted)
+    return _sum(levels, positives, positive, 1.0, counted)
 
 
 def _sum(
-    logits: Tensor, positives: Places, positive: Callable[[Tensor], Tensor], weight: float, counted: Tensor | None
+    levels: Sequence[Tensor], positives: Places, positive: PositiveLoss, weight: float, counted: Tensor | None
 ) -> Tensor:
-    summed: Tensor = _OnePass.apply(logits, positives, positive, weight, counted)
-    return summed
+    """Level by level: put together first, the scores and their gradients would each be copied once more."""
+    images, places, classes = positives
+    total, start = torch.zeros(len(levels[0]), device=levels[0].device), 0
+    for logits in levels:
+        end = start + logits.shape[1]
+        which = (places >= start) & (places < end)
+        own = (images[which], places[which] - start, classes[which])
+        part = None if counted is None else counted[:, start:end]
+        total = total + _OnePass.apply(logits, own, partial(positive, which=which), weight, part)
+        start = end
+    return total
 
 
 class _OnePass(torch.autograd.Function):

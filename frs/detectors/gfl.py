@@ -17,7 +17,16 @@ from frs.detectors.anchors import base_anchors, grid_anchors, places_within, sha
 from frs.detectors.atss import assign
 from frs.detectors.base import Candidates, Detector, HeadOutputs, Targets
 from frs.detectors.boxes import clip, iou
-from frs.detectors.dense import best_pairs, flatten, initialise, reference_selection, select, set_prior, tower
+from frs.detectors.dense import (
+    best_pairs,
+    flatten,
+    initialise,
+    per_level,
+    reference_selection,
+    select,
+    set_prior,
+    tower,
+)
 from frs.detectors.focal import quality_focal_sum
 from frs.detectors.fpn import FPN
 from frs.detectors.gfl_losses import distribution_focal_loss, giou_loss
@@ -87,7 +96,7 @@ class GFL(Detector):
         score, over the sum of those weights. All in strides."""
         levels = self._anchors(outputs.class_logits, targets.boxes.device)
         centres, strides = _places(torch.cat(levels))  # (N, 2), (N, 1)
-        logits = flatten(outputs.class_logits, len(self.spec.classes))  # (B, N, K)
+        logits = per_level(outputs.class_logits, len(self.spec.classes))  # (B, N_l, K)
         sides = flatten(outputs.box_regression, 4 * (self.spec.reg_max + 1))  # (B, N, 4 * (R + 1))
         within = None
         if targets.sizes is not None:
@@ -99,7 +108,8 @@ class GFL(Detector):
         sides, centre = sides[image, place].float(), centres[place] / strides[place]
         found = _to_boxes(centre, self._distances(sides))
         wanted = targets.boxes[image, box] / strides[place]
-        weight = logits[image, place].detach().float().sigmoid().amax(dim=1)
+        best = torch.cat([level.detach().amax(dim=2) for level in logits], dim=1)  # (B, N)
+        weight = best[image, place].float().sigmoid()
         # mmdetection counts an image without a positive as one.
         count = matches.positive.sum(dim=1).clamp(min=1).sum()
         positives, mass = normaliser(torch.stack([count.float(), weight.sum()]))

@@ -16,7 +16,16 @@ from torchvision.ops import generalized_box_iou_loss
 from frs.detectors.anchors import base_anchors, grid_anchors, padded_strides, places_within, shapes
 from frs.detectors.base import Candidates, Detector, HeadOutputs, Targets
 from frs.detectors.boxes import clip, decode, encode
-from frs.detectors.dense import best_pairs, flatten, initialise, reference_selection, select, set_prior, tower
+from frs.detectors.dense import (
+    best_pairs,
+    flatten,
+    initialise,
+    per_level,
+    reference_selection,
+    select,
+    set_prior,
+    tower,
+)
 from frs.detectors.focal import focal_sum
 from frs.detectors.fpn import FPN
 from frs.detectors.matching import Matches, match
@@ -99,7 +108,6 @@ class RetinaNet(Detector):
         the mean over the images.
         """
         anchors = self._anchors(outputs.class_logits).to(targets.boxes.device)  # (N, 4)
-        logits = flatten(outputs.class_logits, len(self.spec.classes))  # (B, N, K)
         deltas = flatten(outputs.box_regression, 4)  # (B, N, 4)
         matches = match(
             anchors,
@@ -112,6 +120,7 @@ class RetinaNet(Detector):
         image, anchor = matches.positive.nonzero(as_tuple=True)
         box = matches.box[image, anchor]
         pairs, counted = (image, anchor, targets.labels[image, box]), matches.positive | matches.negative
+        logits = per_level(outputs.class_logits, len(self.spec.classes))
         classification = (focal_sum(logits, pairs, counted=counted) * share).sum()
 
         found, true = deltas[image, anchor].float(), targets.boxes[image, box]

@@ -25,6 +25,10 @@ def scene(dtype: torch.dtype = torch.float32) -> tuple[Tensor, tuple[Tensor, Ten
     return logits.to(dtype).requires_grad_(True), (image, place, label), counted, quality
 
 
+def in_levels(logits: Tensor) -> list[Tensor]:
+    return [logits[:, :1500], logits[:, 1500:1990], logits[:, 1990:]]
+
+
 def expected(logits: Tensor, positives: tuple[Tensor, Tensor, Tensor], counted: Tensor) -> tuple[Tensor, Tensor]:
     """torchvision's, in float64, and its gradient for sums weighted 1, 2, 3."""
     x = logits.detach().double().requires_grad_(True)
@@ -40,7 +44,7 @@ def expected(logits: Tensor, positives: tuple[Tensor, Tensor, Tensor], counted: 
 def test_values_and_gradients_are_torchvisions(dtype: torch.dtype) -> None:
     logits, positives, counted, _ = scene(dtype)
     sums, gradient = expected(logits, positives, counted)
-    ours = focal_sum(logits, positives, counted=counted)
+    ours = focal_sum(in_levels(logits), positives, counted=counted)
     (ours * torch.arange(1, IMAGES + 1)).sum().backward()
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours.double(), sums, rtol=2e-5, atol=0)
@@ -53,12 +57,12 @@ def test_without_positives_everything_is_background() -> None:
     logits, _, counted, _ = scene()
     none = torch.zeros(0, dtype=torch.int64)
     sums, _ = expected(logits, (none, none, none), torch.ones_like(counted))
-    torch.testing.assert_close(focal_sum(logits, (none, none, none)).double(), sums, rtol=2e-5, atol=0)
+    torch.testing.assert_close(focal_sum(in_levels(logits), (none, none, none)).double(), sums, rtol=2e-5, atol=0)
 
 
 def test_the_quality_focal_loss_is_equation_4() -> None:
     logits, positives, counted, quality = scene()
-    ours = quality_focal_sum(logits, positives, quality, counted=counted)
+    ours = quality_focal_sum(in_levels(logits), positives, quality, counted=counted)
     ours.sum().backward()
 
     x = logits.detach().double().numpy()
@@ -80,6 +84,6 @@ def test_the_quality_focal_loss_is_equation_4() -> None:
 def test_absurd_scores_have_finite_gradients() -> None:
     logits = torch.tensor([[[-200.0, 200.0]]], requires_grad=True)
     at = torch.zeros(1, dtype=torch.int64)
-    quality_focal_sum(logits, (at, at, at), torch.tensor([0.7])).sum().backward()
+    quality_focal_sum([logits], (at, at, at), torch.tensor([0.7])).sum().backward()
     assert logits.grad is not None
     torch.testing.assert_close(logits.grad, torch.tensor([[[-0.343, 1.0]]]))  # -0.7 * 0.7^2, and 1^2 * 1
