@@ -3,7 +3,7 @@
     python -m benchmarks.detectors [--size 640] [--families gfl ...] [--json FILE]
 
 ResNet-50, 80 classes, 256 channels, one image a call, every parameter and buffer random and the class outputs so ready to
-fire that an image has a hundred detections (a detector with random weights finds nothing, and a comparison of nothing
+fire that an image has fifty to a hundred detections (a detector with random weights finds nothing, and a comparison of nothing
 proves nothing). Parity is of the ONNX file in ONNX Runtime with torch, over three drawn pictures. For each family that
 torchvision has, its own model: whether torch.onnx.export takes it, the nodes of its legacy export, and whether TensorRT-RTX
 builds that.
@@ -35,7 +35,8 @@ from frs.export.engine import build_engine
 from frs.export.onnx import export_onnx
 from frs.export.parity import parity
 from frs.export.torch_predictor import TorchPredictor
-from tests.frs.export.lab import busy_detector, pictures
+from tests.frs.detectors.two_stage import busy
+from tests.frs.export.lab import busy_detector, busy_gfl, pictures
 
 TORCHVISION = {
     "retinanet": "retinanet_resnet50_fpn",
@@ -90,14 +91,19 @@ def ours(family: str, size: int, folder: Path) -> Row:
     return row
 
 
+@torch.no_grad()
 def full_size(family: str, images: npt.NDArray[np.uint8]) -> Detector:
     """The family's usual network with the classes of COCO's number."""
     names = tuple(f"class {i}" for i in range(80))
-    usual: Row = {"backbone": "resnet50", "backbone_options": {}, "fpn_channels": 256, "levels": 5}
-    depth = {"faster_rcnn": 1}.get(family, 4)
-    return busy_detector(
-        images, family=family, boxes=100, classes=names, category_ids=tuple(range(80)), head_depth=depth, **usual
-    )
+    usual: Row = {"backbone": "resnet50", "backbone_options": {}, "fpn_channels": 256, "levels": 5, "head_depth": 4}
+    usual |= {"classes": names, "category_ids": tuple(range(80))}
+    if family == "faster_rcnn":
+        detector = busy(images, **{**usual, "head_depth": 1, "roi_channels": 1024})
+        detector.roi_head.class_output.weight *= 3  # of 81 classes one must stand out
+        return detector
+    if family == "gfl":
+        return busy_gfl(images, boxes=50, **usual)
+    return busy_detector(images, family=family, boxes=100, **usual)
 
 
 def theirs(family: str, folder: Path) -> Row:

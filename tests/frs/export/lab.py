@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor, nn
 
-from frs.detectors import Detector, HeadOutputs, build_detector, spec_of_family
+from frs.detectors import GFL, Detector, HeadOutputs, build_detector, spec_of_family
 from frs.edge.image import letterbox, to_nchw
 from frs.export.torch_predictor import TorchPredictor
 
@@ -65,6 +65,21 @@ def busy_detector(
     fire(detector, detector.class_output, images, boxes)
     built: Detector = detector
     return built
+
+
+@torch.no_grad()
+def busy_gfl(images: npt.NDArray[np.uint8], *, boxes: int = 60, **options: Any) -> GFL:
+    """With sides as a trained one has them: distributions that differ from place to place, most of a few strides, so that
+    the boxes of all levels lie beside each other."""
+    made = busy_detector(images, family="gfl", boxes=1, **options)
+    assert isinstance(made, GFL)
+    made.box_output.weight *= 5
+    assert made.box_output.bias is not None
+    made.box_output.bias.copy_((-0.5 * torch.arange(17.0)).repeat(4))
+    for scale in made.scales:
+        nn.init.uniform_(scale, 0.7, 1.4)
+    fire(made, made.class_output, images, boxes)
+    return made
 
 
 def randomise(detector: nn.Module) -> None:

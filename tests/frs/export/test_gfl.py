@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import torch
-from torch import nn
 
 from frs.detectors import GFL
 from frs.edge.ort import OnnxRuntimeSession
@@ -17,7 +14,7 @@ from frs.export.engine import build_engine
 from frs.export.onnx import export_onnx
 from frs.export.parity import Parity, parity
 from frs.export.torch_predictor import TorchPredictor
-from tests.frs.export.lab import busy_detector, fire, pictures
+from tests.frs.export.lab import busy_gfl, pictures
 from tests.frs.export.test_engine import rtx
 
 HEIGHT, WIDTH = 96, 128
@@ -26,17 +23,7 @@ IMAGES = pictures(3, HEIGHT, WIDTH)
 
 @pytest.fixture(scope="module")
 def detector() -> GFL:
-    """Busy, and with sides as a trained one has them: distributions that differ from place to place, most of a few strides,
-    so that the boxes of all levels lie beside each other."""
-    made: Any = busy_detector(IMAGES, family="gfl", boxes=1)
-    with torch.no_grad():
-        made.box_output.weight *= 5
-        made.box_output.bias.copy_((-0.5 * torch.arange(17.0)).repeat(4))
-        for scale in made.scales:
-            nn.init.uniform_(scale, 0.7, 1.4)
-    fire(made, made.class_output, IMAGES, 60)
-    assert isinstance(made, GFL)
-    return made
+    return busy_gfl(IMAGES)
 
 
 @pytest.fixture(scope="module")
