@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import generalized_box_iou_loss
 
 from frs.detectors.anchors import base_anchors, grid_anchors, places_within, shapes
 from frs.detectors.atss import assign
@@ -29,7 +30,7 @@ from frs.detectors.dense import (
 )
 from frs.detectors.focal import quality_focal_sum
 from frs.detectors.fpn import FPN
-from frs.detectors.gfl_losses import distribution_focal_loss, giou_loss
+from frs.detectors.gfl_losses import distribution_focal_loss
 from frs.detectors.spec import DetectorSpec, check_ranges
 from frs.distributed import normaliser
 
@@ -122,7 +123,7 @@ class GFL(Detector):
         spread = distribution_focal_loss(torch.unflatten(sides, -1, (4, -1)), distances).mean(dim=-1)
         return {
             "classification": quality_focal_sum(logits, pairs, quality, counted=counted).sum() / positives,
-            "box": GIOU_WEIGHT * (giou_loss(found, wanted) * weight).sum() / mass,
+            "box": GIOU_WEIGHT * (generalized_box_iou_loss(found, wanted) * weight).sum() / mass,
             "distribution": DFL_WEIGHT * (spread * weight).sum() / mass,
         }
 

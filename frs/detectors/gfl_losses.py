@@ -6,10 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from frs.detectors.boxes import area, intersection
-
-SMALLEST_AREA = 1e-6
-
 
 def distribution_focal_loss(logits: Tensor, distance: Tensor) -> Tensor:
     """DFL (equation 6): the cross-entropy of the two bins beside a distance, each by its nearness; (..., R + 1) -> (...).
@@ -21,12 +17,3 @@ def distribution_focal_loss(logits: Tensor, distance: Tensor) -> Tensor:
     bins = torch.stack([left, left + 1], dim=-1).long()
     nearness = torch.stack([left + 1 - distance, distance - left], dim=-1)
     return -(log_probability.gather(-1, bins) * nearness).sum(dim=-1)
-
-
-def giou_loss(boxes: Tensor, wanted: Tensor) -> Tensor:
-    """1 - GIoU (Rezatofighi et al. 2019) of each box with its own; xyxy (..., 4) both -> (...) in 0..2."""
-    shared = intersection(boxes[..., None, :], wanted[..., None, :])[..., 0, 0]
-    union = (area(boxes) + area(wanted) - shared).clamp(min=SMALLEST_AREA)
-    low, high = torch.minimum(boxes, wanted)[..., :2], torch.maximum(boxes, wanted)[..., 2:]
-    hull = area(torch.cat([low, high], dim=-1)).clamp(min=SMALLEST_AREA)
-    return 1 - shared / union + (hull - union) / hull
