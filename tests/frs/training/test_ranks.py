@@ -367,9 +367,13 @@ def test_a_console_that_is_gone_ends_the_training() -> None:
 
     pipes = [Pipe(duplex=False)]
     listener = _Listener(pipes, Gone())
-    with listener, _one_signal(), pytest.raises(SignalException):
+
+    def tell() -> None:
         pipes[0][1].send(("update", (1, 2, {})))  # the signal may come before this returns
         _wait()
+
+    with listener, _one_signal(), pytest.raises(SignalException):
+        tell()
     assert isinstance(listener.error, BrokenPipeError)
 
 
