@@ -253,10 +253,17 @@ class Config(Section):
         return _plain(value)
 
     def to_yaml(self) -> str:
-        """The resolved configuration, defaults included, as a file that `run` takes."""
+        """The resolved configuration, defaults included, as a file that `run` takes.
+
+        Of the network of a given teacher only what was claimed of it: a default would be a claim too.
+        """
         import yaml
 
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        resolved = self.model_dump(mode="json")
+        if self.teacher.checkpoint is not None and self.teacher.detector is not None:
+            claimed = self.teacher.detector.model_dump(mode="json", exclude_unset=True)
+            resolved["teacher"]["detector"] = {"family": self.teacher.detector.family, **claimed}
+        return yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
 
 
 def _check_pair(teacher: AnyDetector, student: AnyDetector) -> None:

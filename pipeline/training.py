@@ -113,7 +113,8 @@ class TrainConfig(Section):
     devices: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         1,
         description="GPUs of this machine that share a batch, a process each; auto: all that torch sees; on a CPU: processes; "
-        "changes no result but by rounding, and the statistics that BatchNorm takes of a part of the batch",
+        "changes no result but by rounding, by the statistics that BatchNorm takes of a part of the batch, and with "
+        "shortest_edge by the padding, which is each part's own",
     )
     nodes: int = Field(1, ge=1, le=1024, description="machines that train together, each given the same command")
     rendezvous: str | None = Field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
 from pipeline.duration import seconds
@@ -16,7 +16,6 @@ from stages.common import (
     DATA_INPUTS,
     dataset,
     predict_split,
-    shortest_edge,
     torch_predictor,
     training_facts,
     write_json,
@@ -24,6 +23,7 @@ from stages.common import (
 from stages.findings import Finding, Verdict, as_table
 from stages.given import label
 from stages.training import device, in_ranks, initial_detector, recipe, training_loader
+from stages.validate import scored_edge
 
 if TYPE_CHECKING:
     from frs.data.loader import TrainingLoader
@@ -46,18 +46,29 @@ def stage() -> Stage:
         outputs={"findings": "preflight.json"},
         reads=(
             *("teacher", "student", "distill", "control", "preflight", "input", "seed"),
-            *("export.score_threshold", "export.iou_threshold"),
+            *("export.score_threshold", "export.iou_threshold", "export.detections"),
+            *("validation.short_side", "validation.long_side"),
         ),
         version=3,
         run=_run,
         external=_external,
-        facts=training_facts,
+        facts=_facts,
         publish={"findings": "preflight.json"},
     )
 
 
 def _external(config: Config) -> Mapping[str, Path]:
     return {**teacher.external_files(config), **student.external_files(config)}
+
+
+def _facts(config: Config) -> Mapping[str, Any]:
+    """What changes no result of a training, and yet whether it fits."""
+    trainings = {"teacher": config.teacher.train, "student": config.student.train}
+    how = {
+        model: {key: getattr(train, key) for key in ("devices", "nodes", "workers")}
+        for model, train in trainings.items()
+    }
+    return {**training_facts(config), **how}
 
 
 def _run(context: Context) -> Metrics:
@@ -95,6 +106,9 @@ def _findings(context: Context) -> Iterator[Finding]:
     ranks = _distillation_probes(context)
     probes["student"] = ranks[0], config.student.train
     yield from _terms({name: found for name, (found, _) in probes.items()}, ranks)
+    short = student.too_short(config.distill, config.student.train.epochs * ranks[0].steps)
+    if short:
+        yield Verdict.FAULT, "distillation", short
     yield _time(probes)
     yield _memory(probes, where)
     yield _disk(context, ours, learner)
@@ -121,8 +135,9 @@ def _teacher_ap(context: Context, detector: Detector, where: Device) -> Finding:
     step = max(1, len(data.images) // config.preflight.images)
     sample = CocoDataset(data.root, data.images[::step][: config.preflight.images], data.categories)
     predictor = torch_predictor(context, detector.to(where.torch_device), "reference")
-    edge = shortest_edge(config.student.train)
-    rows = predict_split(context, predictor, config.validation.batch, edge and edge.tested, sample)
+    edge = scored_edge(config) if config.student.train.resize == "shortest_edge" else None
+    rows = predict_split(context, predictor, config.validation.batch, edge, sample)
+    detector.cpu()
     truth = context.outputs["findings"].with_name("sample.json")
     write_coco(sample, truth)
     found = paired_bootstrap(truth, [], rows, samples=200, seed=config.seed)  # against finding nothing

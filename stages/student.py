@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.config import Config
+from pipeline.config import Config, DistillConfig
 from pipeline.stage import Context, Metrics, Stage
 from stages.common import DATA_INPUTS, dataset, external, training_facts, write_json
 from stages.training import (
@@ -86,11 +86,9 @@ def _train_student(context: Context) -> Metrics:
     teacher = load_detector(context.inputs["teacher"])
 
     def objective(detector: Detector, device: Device, steps: int) -> DistillationObjective:
-        if "auto" in (settings.alpha, settings.beta) and steps <= settings.auto_steps:
-            raise TrainingError(
-                f"student.train has {steps} steps, and distill.auto_steps measures alpha and beta on the first "
-                f"{settings.auto_steps}, so nothing would be distilled; lower distill.auto_steps, or train for more epochs"
-            )
+        short = too_short(settings, steps)
+        if short:
+            raise TrainingError(short)
         device.place(teacher)
         return DistillationObjective(detector, teacher, DistillationWeights(**settings.model_dump()))
 
@@ -105,3 +103,13 @@ def _train_student(context: Context) -> Metrics:
     if is_writer():
         write_json(context.outputs["distillation"], distillation)
     return {**metrics, **distillation}
+
+
+def too_short(settings: DistillConfig, steps: int) -> str:
+    """What is wrong with a student's training of so many steps, if anything."""
+    if "auto" not in (settings.alpha, settings.beta) or steps > settings.auto_steps:
+        return ""
+    return (
+        f"student.train has {steps} steps, and distill.auto_steps measures alpha and beta on the first "
+        f"{settings.auto_steps}, so nothing would be distilled; lower distill.auto_steps, or train for more epochs"
+    )

@@ -155,7 +155,13 @@ def training_loader(
     """The training's batches, or one rank's part of them."""
     from frs.data.loader import TrainingLoader
     from frs.data.transforms import Augment
+    from frs.errors import TrainingError
 
+    if config.batch % (ranks * config.accumulate):
+        raise TrainingError(
+            f"train.batch is {config.batch}, which {ranks} processes with train.accumulate {config.accumulate} cannot share "
+            f"equally; make it a multiple of {ranks * config.accumulate}, or change train.devices"
+        )
     size = context.config.input
     return TrainingLoader(
         dataset(context, "train"),

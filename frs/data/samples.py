@@ -29,7 +29,9 @@ class Batch:
     image_ids: tuple[int, ...]
 
     def split(self, parts: int) -> list[Batch]:
-        """Into smaller ones of the same size each, in order; `parts` must divide the number of images."""
+        """Into smaller ones of the same size each, in order; Raises ValueError unless `parts` divides the number of images."""
+        if len(self.images) % parts:
+            raise ValueError(f"{len(self.images)} images in {parts} equal parts")
         size = len(self.images) // parts
         places = [slice(i, i + size) for i in range(0, len(self.images), size)]
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import resource
@@ -84,7 +85,18 @@ def probe(objective: Objective, loader: TrainingLoader, device: Device, recipe: 
             torch.cuda.synchronize()
         ended.append(time.monotonic())
     seconds = min(b - a for a, b in itertools.pairwise(ended))
-    return Probe(terms, reach, seconds, _peak_memory(device), loader.steps_per_epoch)
+    memory = _peak_memory(device)
+    release(objective)
+    return Probe(terms, reach, seconds, memory, loader.steps_per_epoch)
+
+
+def release(module: nn.Module) -> None:
+    """Give back the GPU's memory: the trainings that come are other processes, where there are several."""
+    module.zero_grad(set_to_none=True)
+    module.cpu()
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _first(loader: TrainingLoader) -> Iterator[Batch]:

@@ -161,7 +161,8 @@ def test_a_training_too_short_to_be_distilled_says_so_before_it_begins(
     folder = copy(undisturbed.folder, tmp_path / "copy")
     failed = run(folder, "--set", "distill.auto_steps=24", "--until", "student", code=1)
     assert failed.stderr == (
-        "frs-pipeline: stage student: student.train has 24 steps, and distill.auto_steps measures alpha and beta on the first "
+        "frs-pipeline: stage preflight: the trainings would be spoilt, so none was started\n"
+        "  distillation: student.train has 24 steps, and distill.auto_steps measures alpha and beta on the first "
         "24, so nothing would be distilled; lower distill.auto_steps, or train for more epochs\n"
     )
     assert executed(run(folder, "--set", "distill.auto_steps=23", "--until", "student").stdout) == {

@@ -220,3 +220,14 @@ def test_a_section_that_does_not_exist_is_a_key_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=str)
 def test_the_shipped_configurations_are_valid(path: Path) -> None:
     assert isinstance(load_config(path), Config)
+
+
+def test_of_a_given_teachers_network_only_the_claims_are_written(tmp_path: Path) -> None:
+    teacher = {"checkpoint": "mmdet:fcos.pth", "detector": {"family": "fcos", "backbone": "resnet101"}}
+    student = {"detector": {"family": "fcos", "backbone": "resnet10t"}}
+    resolved = load_config(write(tmp_path, teacher=teacher, student=student)).to_yaml()
+    (tmp_path / "again.yaml").write_text(resolved)
+    assert yaml.safe_load(resolved)["teacher"]["detector"] == teacher["detector"]
+    again = load_config(tmp_path / "again.yaml")
+    assert again.teacher.detector is not None
+    assert again.teacher.detector.model_fields_set == {"family", "backbone"}

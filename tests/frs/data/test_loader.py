@@ -14,6 +14,7 @@ import torch
 from frs.data import CocoDataset, evaluation_batches, read_coco
 from frs.data.loader import Batch, TrainingLoader, _handed_over, worker_error
 from frs.data.transforms import Augment
+from frs.detectors.base import Targets
 from frs.errors import DataError, TrainingError
 from tests.frs.data.test_coco import GOOD, changed, folder, write
 from tests.frs.training.conftest import draw_rectangles
@@ -156,3 +157,13 @@ os.close(handle.detach())  # asked after the other one, so that one has been ans
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert bool(done.stderr) is not quiet
+
+
+def test_a_batch_is_split_into_equal_parts_or_not_at_all() -> None:
+    images = torch.arange(6)[:, None, None, None].expand(6, 3, 2, 2)
+    flags = torch.zeros(6, 0, dtype=torch.bool)
+    targets = Targets(torch.zeros(6, 0, 4), torch.zeros(6, 0, dtype=torch.int64), flags, flags)
+    batch = Batch(images, targets, tuple(range(6)))
+    assert [part.image_ids for part in batch.split(3)] == [(0, 1), (2, 3), (4, 5)]
+    with pytest.raises(ValueError, match="6 images in 4 equal parts"):
+        batch.split(4)
