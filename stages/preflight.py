@@ -64,10 +64,7 @@ def _external(config: Config) -> Mapping[str, Path]:
 def _facts(config: Config) -> Mapping[str, Any]:
     """What changes no result of a training, and yet whether it fits."""
     trainings = {"teacher": config.teacher.train, "student": config.student.train}
-    how = {
-        model: {key: getattr(train, key) for key in ("devices", "nodes", "workers")}
-        for model, train in trainings.items()
-    }
+    how = {model: {key: getattr(train, key) for key in ("devices", "nodes")} for model, train in trainings.items()}
     return {**training_facts(config), **how}
 
 
