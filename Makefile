@@ -15,7 +15,7 @@ quickstart: $(INSTALLED)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Kills, full disks, damaged files: some fifteen minutes. docs/reliability.md has the figures of one campaign.
+# Kills, full disks, damaged files: half an hour. docs/reliability.md has the figures of one campaign.
 faults: $(INSTALLED)
 	$(BIN)/python -m pytest tests/faults -m "campaign or not campaign" --durations=0
 

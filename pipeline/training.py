@@ -116,7 +116,12 @@ class TrainConfig(Section):
         "changes no result but by rounding, by the statistics that BatchNorm takes of a part of the batch, and with "
         "shortest_edge by the padding, which is each part's own",
     )
-    nodes: int = Field(1, ge=1, le=1024, description="machines that train together, each given the same command")
+    nodes: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="machines that train together, given the same file; all but the first with --until student",
+    )
     rendezvous: str | None = Field(
         None, pattern=r"^\S+:\d{1,5}$", description="host:port of the first machine, where they meet; for nodes > 1"
     )
