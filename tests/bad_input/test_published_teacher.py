@@ -46,7 +46,7 @@ def test_it_is_taken_with_the_classes_of_the_data(with_teacher: Place) -> None:
     assert "w.pth: resnet18, 3 classes; the data's 1 classes chosen by name among its 3" in said
     assert "norm_eps 0.0 (given)" in said
     assert "channel_order rgb (not in the file, so the usual)" in said
-    with_teacher.accepts("run", "mine.yaml", "--until", "teacher")
+    with_teacher.accepts("run", "mine.yaml", "--until", "teacher", "--set", "distill.auto_steps=1")
     taken = load_detector(with_teacher.folder / "runs/mine/teacher.safetensors")
     assert (taken.spec.classes, taken.spec.category_ids) == (("rectangle",), (7,))
     whole = from_torchvision(with_teacher.folder / "w.pth", classes=("circle", "rectangle"), norm_eps=0.0)
@@ -103,7 +103,7 @@ def test_a_file_with_another_content_is_another_teacher(with_teacher: Place) -> 
         return found
 
     def run() -> str:
-        with_teacher.accepts("run", "mine.yaml", "--until", "teacher")
+        with_teacher.accepts("run", "mine.yaml", "--until", "teacher", "--set", "distill.auto_steps=1")
         return fingerprint()
 
     first = run()

@@ -62,7 +62,7 @@ def spoil(detector: Any) -> None:
 
 def test_a_teacher_that_fits_is_taken(small: Place) -> None:
     write_teacher(small.folder / "t.safetensors")
-    small.accepts("run", "mine.yaml", "--until", "teacher")
+    small.accepts("run", "mine.yaml", "--until", "teacher", "--set", "distill.auto_steps=1")
     assert "t.safetensors: resnet18, 1 classes" in small.accepts("check", "mine.yaml")
 
 
