@@ -43,7 +43,7 @@ def retinanet(body: State) -> State:
     made = begun(body)
     made.neck((512, 1024, 2048), (2048, WIDTH))
     made.towers(norm=False, bias=True)
-    made.output("bbox_head.retina_cls", 9 * CLASSES, gain=1.0, mean=-4.0)
+    made.output("bbox_head.retina_cls", 9 * CLASSES, gain=0.6, mean=-4.0)
     made.output("bbox_head.retina_reg", 36, gain=0.5, mean=0.0)
     return made.state
 
