@@ -11,6 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.deployment import (
+    MADE_OF,
+    BundleConfig,
+    EngineConfig,
+    ExportConfig,
+    GatesConfig,
+    ProfileConfig,
+    QuantizeConfig,
+)
 from pipeline.detectors import AnyDetector
 from pipeline.published import AssumedConfig, Checkpoint, Published
 from pipeline.section import EdgeLength, Fraction, InputPath, Section, Side, Weight
@@ -102,43 +111,6 @@ class DistillConfig(Section):
     warmup_steps: int = Field(500, ge=0, description="steps over which w rises from 0 to 1")
 
 
-class ExportConfig(Section):
-    """The ONNX graph, with decoding and Cluster-NMS inside."""
-
-    precisions: tuple[Literal["fp32", "fp16"], ...] = Field(
-        ("fp32", "fp16"), min_length=1, description="a file of each model for each; none twice"
-    )
-    batch: int | None = Field(1, ge=1, le=256, description="images of a call; null: left open in the graph")
-    candidates: int = Field(300, ge=1, le=3840, description="K, the boxes of an image that enter NMS")
-    proposals: int = Field(
-        300,
-        ge=1,
-        le=2000,
-        description="P, the proposals that a faster_rcnn's second stage looks at; the other families have none",
-    )
-    rounds: int = Field(16, ge=1, le=64, description="R, rounds of Cluster-NMS")
-    detections: int = Field(100, ge=1, le=1000, description="most boxes of an image; not more than `candidates`")
-    score_threshold: Fraction = Field(0.05, description="boxes with a lower score are left out")
-    iou_threshold: Fraction = Field(0.5, description="of two boxes of a class that overlap more, NMS keeps one")
-    parity_images: int = Field(32, ge=1, description="validation images on which each file is held against torch")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ExportConfig:
-        if self.detections > self.candidates:
-            raise ValueError(f"detections ({self.detections}) must not exceed candidates ({self.candidates})")
-        if len(set(self.precisions)) < len(self.precisions):
-            raise ValueError(f"precisions names one twice: {list(self.precisions)}")
-        return self
-
-
-class EngineConfig(Section):
-    """TensorRT where a GPU is; TensorRT-RTX ahead of time elsewhere."""
-
-    target: str = Field("sm_86", pattern=r"^sm_\d{2,3}$", description="what TensorRT-RTX builds for")
-    workspace_mb: int = Field(1024, ge=16, le=1_048_576, description="memory that the builder may use for tactics, MiB")
-    timeout_s: float = Field(600, gt=0, le=86_400, description="seconds after which a build is given up")
-
-
 class ValidateConfig(Section):
     """Scoring on the validation split."""
 
@@ -156,15 +128,6 @@ class ValidateConfig(Section):
     )
 
 
-class ProfileConfig(Section):
-    """Latency and memory of each exported file, in a process of its own, teacher and student in turn."""
-
-    runs: int = Field(200, ge=20, description="timed runs of each artifact")
-    warmup: int = Field(20, ge=1, description="runs before them that are not timed")
-    images: int = Field(8, ge=1, description="validation images that are cycled through")
-    threads: int | None = Field(None, ge=1, description="of ONNX Runtime; null: as `runtime.threads`")
-
-
 class ReportConfig(Section):
     """The pictures in the report."""
 
@@ -173,19 +136,6 @@ class ReportConfig(Section):
         None,
         description="boxes with a lower score are not drawn; null: each model's own, where its F1 at IoU 0.5 is highest",
     )
-
-
-class GatesConfig(Section):
-    """Limits; when one is not met the run finishes its report and then fails. null: not checked."""
-
-    parity_min_boxes: int = Field(50, ge=1, description="fewer compared boxes: not measured, so failed")
-    # Where two boxes of one object score alike, a rounding decides which of them survives NMS; in float16 that befalls one
-    # or two boxes of a hundred. So the differences are judged at the 95th percentile, and those boxes apart.
-    parity_unmatched: Fraction | None = Field(0.03, description="part of the boxes without a counterpart")
-    parity_score: float | None = Field(0.01, gt=0, description="difference of a score, 95th percentile")
-    parity_box: float | None = Field(1.0, gt=0, description="shift of a box, pixels, 95th percentile")
-    ap_drop: float | None = Field(0.5, ge=0, description="AP lost between the torch graph and a file")
-    min_gain: float | None = Field(None, description="AP of the student over the control")
 
 
 class RuntimeConfig(Section):
@@ -214,9 +164,11 @@ class Config(Section):
     distill: DistillConfig = Field(DistillConfig(), description="how the one learns from the other")
     control: bool = Field(True, description="train the student undistilled too; false: no gain is shown")
     export: ExportConfig = Field(ExportConfig(), description="the ONNX files")
+    quantize: QuantizeConfig = Field(QuantizeConfig(), description="their int8 variants")
     engine: EngineConfig = Field(EngineConfig(), description="TensorRT engines")
     validation: ValidateConfig = Field(ValidateConfig(), description="scoring")
     profile: ProfileConfig = Field(ProfileConfig(), description="latency and memory")
+    bundle: BundleConfig = Field(BundleConfig(), description="the archive for a device")
     report: ReportConfig = Field(ReportConfig(), description="pictures in the report")
     gates: GatesConfig = Field(GatesConfig(), description="limits that a run must keep")
     runtime: RuntimeConfig = Field(RuntimeConfig(), description="device and threads")
@@ -237,7 +189,20 @@ class Config(Section):
                 f"validation.resize is {scored}, but student.train.resize is {trained}, at which the gain is measured; set "
                 "validation.resize: both"
             )
+        for precision in self.quantize.precisions or ():
+            if MADE_OF[precision] not in self.export.precisions:
+                raise ValueError(
+                    f"quantize.precisions has {precision}, which is made from the {MADE_OF[precision]} file; add it to "
+                    "export.precisions"
+                )
         return self
+
+    @property
+    def quantised(self) -> tuple[str, ...]:
+        """The int8 precisions that are made."""
+        if self.quantize.precisions is not None:
+            return self.quantize.precisions
+        return tuple(precision for precision, base in MADE_OF.items() if base in self.export.precisions)
 
     def section(self, key: str) -> Any:
         """The value of a dotted key as plain JSON types, for a fingerprint.

@@ -85,7 +85,8 @@ def consider(
     record = manifest.stages.get(stage.name) if manifest else None
     last = record.entry if record else store.newest(stage.name)
     changes = list(differences(stage, last.components, parts)) if last else []
-    waits = dict.fromkeys(source.partition("/")[0] for source in stage.inputs.values() if source not in hashes)
+    made = {source.partition("/")[0] for source in hashes}
+    waits = dict.fromkeys(name for source in stage.inputs.values() if (name := source.partition("/")[0]) not in made)
     if waits:
         reasons = [f"after {', '.join(waits)}", *changes]
         return Step(stage, "depends", tuple(["forced", *reasons] if forced else reasons), parts)
@@ -105,7 +106,7 @@ def consider(
 
 
 def components(stage: Stage, config: Config, hashes: Mapping[str, str], hasher: Hasher) -> Components:
-    """All that a stage's result depends on, without a path; inputs that are not made yet are left out.
+    """All that a stage's result depends on, without a path; inputs that are not made are left out.
 
     Raises ConfigError for an external file that is not there, StageError for facts that JSON cannot hold.
     """

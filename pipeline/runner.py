@@ -182,7 +182,7 @@ class _Run:
     def _call(self, stage: Stage, attempt: Attempt) -> Metrics:
         context = Context(
             config=self.config,
-            inputs={label: self.made[source] for label, source in stage.inputs.items()},
+            inputs={label: self.made[source] for label, source in stage.inputs.items() if source in self.made},
             outputs={label: attempt.outputs / name for label, name in stage.outputs.items()},
             scratch=attempt.scratch,
             progress=self.console,

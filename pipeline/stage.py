@@ -59,7 +59,7 @@ class Stage:
     changes what the outputs mean. external: the files outside the store that it reads, by label, hashed by
     content. facts: what of the environment its result depends on. publish: output label -> plain name in the run
     folder, where a copy is put. optional: outputs that may be missing, as this machine cannot make them (an engine)
-    or nobody asked for them, and that no other stage reads.
+    or nobody asked for them; a stage that reads one finds it missing in `Context.inputs` too.
     """
 
     name: str

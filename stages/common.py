@@ -9,7 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import Config, ExportConfig, TreesData
+from pipeline.config import Config, TreesData
+from pipeline.deployment import ExportConfig
 from pipeline.detectors import AnyDetector
 from pipeline.stage import Context
 from pipeline.training import TrainConfig
@@ -139,16 +140,6 @@ def training_facts(config: Config) -> Mapping[str, Any]:
 def runtime_facts(config: Config) -> Mapping[str, Any]:
     """What scores and parity depend on besides the artifacts."""
     return {**training_facts(config), "onnxruntime": version_of("onnxruntime", "onnxruntime-gpu")}
-
-
-def artifacts(config: Config) -> dict[str, str]:
-    """Label -> file name of every exported file."""
-    suffix = {"fp32": "", "fp16": ".fp16"}
-    return {
-        f"{model}_{precision}": f"{model}{suffix[precision]}.onnx"
-        for model in ("teacher", "student")
-        for precision in config.export.precisions
-    }
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -9,16 +9,17 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.stage import Context, Metrics, Stage
-from stages.common import artifacts, version_of, write_json
+from stages.artifacts import OnnxFile, onnx_files
+from stages.common import version_of, write_json
 
 
 def stage(config: Config) -> Stage:
-    files = artifacts(config)
-    plans = {label: f"{Path(name).with_suffix('.plan')}" for label, name in files.items()}
+    files = _files(config)
+    plans = {file.label: file.plan for file in files}
     sidecars = {f"{label}_sidecar": f"{plan}.json" for label, plan in plans.items()}
     return Stage(
         name="engine",
-        inputs={label: f"export/{label}" for label in files},
+        inputs={file.label: f"{file.stage}/{file.label}" for file in files},
         outputs={**plans, **sidecars, "engines": "engines.json"},
         reads=("engine",),
         version=2,
@@ -27,6 +28,10 @@ def stage(config: Config) -> Stage:
         publish={**plans, **sidecars},
         optional=frozenset({*plans, *sidecars}),
     )
+
+
+def _files(config: Config) -> tuple[OnnxFile, ...]:
+    return tuple(file for file in onnx_files(config) if file.for_tensorrt)
 
 
 def _facts(_: Config) -> Mapping[str, Any]:
@@ -41,20 +46,18 @@ def _run(context: Context) -> Metrics:
     from frs.export.engine import build_engine
 
     config = context.config.engine
-    files = artifacts(context.config)
+    files = _files(context.config)
     engines = []
-    for done, label in enumerate(files):
-        model, precision = label.split("_")
-        context.progress.update(done, len(files), file=context.outputs[label].name)
+    for done, file in enumerate(files):
+        context.progress.update(done, len(files), file=file.plan)
         report = build_engine(
-            context.inputs[label],
-            context.outputs[label],
+            context.inputs[file.label],
+            context.outputs[file.label],
             target=config.target,
             workspace_mb=config.workspace_mb,
             timeout_s=config.timeout_s,
         )
-        engines.append({"model": model, "precision": precision, **asdict(report)})
-        name = context.outputs[label].name
-        context.progress.log(f"{name}: {report.proven}" + (f" ({report.message})" if report.message else ""))
+        engines.append({"model": file.model, "precision": file.precision, **asdict(report)})
+        context.progress.log(f"{file.plan}: {report.proven}" + (f" ({report.message})" if report.message else ""))
     write_json(context.outputs["engines"], engines)
     return {"engines": engines}

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from frs.errors import DataError
-from pipeline.config import RUN_NAME, ExportConfig, GatesConfig
+from pipeline.config import RUN_NAME
+from pipeline.deployment import ExportConfig, GatesConfig
 from pipeline.errors import ConfigError
 from pipeline.files import write_atomic
 

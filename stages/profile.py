@@ -7,13 +7,14 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.stage import Context, Metrics, Stage
-from stages.common import VAL_INPUTS, artifacts, dataset, version_of, write_json
+from stages.artifacts import onnx_files, onnx_inputs
+from stages.common import VAL_INPUTS, dataset, version_of, write_json
 
 
 def stage(config: Config) -> Stage:
     return Stage(
         name="profile",
-        inputs={**VAL_INPUTS, **{label: f"export/{label}" for label in artifacts(config)}},
+        inputs={**VAL_INPUTS, **onnx_inputs(config)},
         outputs={"profiles": "profiles.json"},
         reads=("profile", "input", "export.batch"),
         version=1,
@@ -46,8 +47,8 @@ def _run(context: Context) -> Metrics:
     data = dataset(context, "val").first(config.images)
     profiles = profile_artifacts(
         [
-            Artifact(model, precision, "onnxruntime", context.inputs[f"{model}_{precision}"])
-            for model, precision in (label.split("_") for label in artifacts(context.config))
+            Artifact(file.model, file.precision, "onnxruntime", context.inputs[file.label])
+            for file in onnx_files(context.config)
         ],
         [data.path(image) for image in data.images],
         runs=config.runs,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
 from pipeline.stage import Context, Metrics, Stage
+from stages.artifacts import onnx_files, onnx_inputs
 from stages.common import (
     VAL_INPUTS,
-    artifacts,
     predict_split,
     read_json,
     runtime_facts,
@@ -56,7 +56,7 @@ def stage(config: Config) -> Stage:
         inputs={
             **VAL_INPUTS,
             **{model: f"{model}/weights" for model in models(config)},
-            **{label: f"export/{label}" for label in artifacts(config)},
+            **onnx_inputs(config),
         },
         outputs={"accuracy": "accuracy.json", "predictions": "predictions"},
         reads=("input", "export", "validation", "control", "seed", *TRAINED_AT),
@@ -120,10 +120,9 @@ def _predictors(context: Context) -> Iterator[tuple[dict[str, Any], Predictor]]:
             {**row, "decode": "graph", "input": _input(context.config, "letterbox")},
             torch_predictor(context, detector, "graph"),
         )
-    for label in artifacts(context.config):
-        model, precision = label.split("_")
-        row = {"model": model, "runtime": "onnxruntime", "precision": precision, "decode": "graph"}
-        session = OnnxRuntimeSession(context.inputs[label], threads=context.config.runtime.threads)
+    for file in onnx_files(context.config):
+        row = {"model": file.model, "runtime": "onnxruntime", "precision": file.precision, "decode": "graph"}
+        session = OnnxRuntimeSession(context.inputs[file.label], threads=context.config.runtime.threads)
         yield {**row, "input": _input(context.config, "letterbox")}, session
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pipeline.config import GatesConfig
+from pipeline.deployment import GatesConfig
+from stages.artifacts import OnnxFile
 
 Gate = dict[str, Any]
 
@@ -14,7 +15,7 @@ def judge(
     gates: GatesConfig,
     parity: Mapping[str, Mapping[str, Any]],
     scored: Mapping[str, Any],
-    labels: Iterable[str],
+    files: Iterable[OnnxFile],
 ) -> list[Gate]:
     """Every gate that has a limit, as the report's `gates` rows.
 
@@ -22,7 +23,7 @@ def judge(
     """
     rows = list(_parity(gates, parity))
     if gates.ap_drop is not None:
-        rows += [_ap_drop(gates.ap_drop, scored["accuracy"], label) for label in labels]
+        rows += [_ap_drop(gates.ap_drop, scored["accuracy"], file) for file in files]
     if gates.min_gain is not None:
         gain = scored["gain"]["difference"]
         rows.append(_gate("gain", gates.min_gain, gain, gain >= gates.min_gain, scored["gain"]["images"]))
@@ -59,12 +60,12 @@ def _parity(gates: GatesConfig, parity: Mapping[str, Mapping[str, Any]]) -> Iter
                 yield _gate(f"parity.{label}.{key}", limit, value, passed, measured["boxes"])
 
 
-def _ap_drop(limit: float, accuracy: list[dict[str, Any]], label: str) -> Gate:
+def _ap_drop(limit: float, accuracy: list[dict[str, Any]], file: OnnxFile) -> Gate:
     """What the exported file loses against the same graph in torch, in AP."""
-    model, precision = label.split("_")
-    torch = next(row for row in accuracy if (row["model"], row["runtime"], row["decode"]) == (model, "torch", "graph"))
-    file = next(
-        row for row in accuracy if (row["model"], row["runtime"], row["precision"]) == (model, "onnxruntime", precision)
+    torch = next(
+        row for row in accuracy if (row["model"], row["runtime"], row["decode"]) == (file.model, "torch", "graph")
     )
-    drop = round(torch["AP"] - file["AP"], 4)
-    return _gate(f"ap_drop.{label}", limit, drop, drop <= limit, file["images"])
+    wanted = (file.model, "onnxruntime", file.precision)
+    scored = next(row for row in accuracy if (row["model"], row["runtime"], row["precision"]) == wanted)
+    drop = round(torch["AP"] - scored["AP"], 4)
+    return _gate(f"ap_drop.{file.label}", limit, drop, drop <= limit, scored["images"])

@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.stage import Context, Metrics, Stage
-from stages.common import DATA_INPUTS, artifacts, dataset, read_json, version_of, write_json
+from stages.artifacts import onnx_files, onnx_inputs
+from stages.common import DATA_INPUTS, dataset, read_json, version_of, write_json
 from stages.report.gates import failures, judge
 from stages.report.markdown import markdown
 from stages.validate import TRAINED_AT, models
@@ -26,9 +27,9 @@ def stage(config: Config) -> Stage:
             **DATA_INPUTS,
             **{model: f"{model}/weights" for model in models(config)},
             **{f"{model}_history": f"{model}/history" for model in models(config)},
-            **{label: f"export/{label}" for label in artifacts(config)},
+            **onnx_inputs(config),
             "distillation": "student/distillation",
-            "parity": "export/parity",
+            "parity": "parity/parity",
             "engines": "engine/engines",
             "accuracy": "validate/accuracy",
             "predictions": "validate/predictions",
@@ -43,6 +44,8 @@ def stage(config: Config) -> Stage:
             "gates",
             "control",
             "export.precisions",
+            "quantize.precisions",
+            "quantize.models",
             "export.proposals",
             "validation",
             *TRAINED_AT,
@@ -102,12 +105,12 @@ def _report(context: Context) -> dict[str, Any]:
         "training": {model: read_json(context.inputs[f"{model}_history"]) for model in models(config)},
         "files": [
             *(_file(context, model, model, "weights") for model in models(config)),
-            *(_file(context, label, *label.split("_")) for label in artifacts(config)),
+            *(_file(context, file.label, file.model, file.precision) for file in onnx_files(config)),
         ],
         "accuracy": scored["accuracy"],
         "profiles": read_json(context.inputs["profiles"]),
         "engines": read_json(context.inputs["engines"]),
-        "gates": judge(config.gates, parity, scored, artifacts(config)),
+        "gates": judge(config.gates, parity, scored, onnx_files(config)),
     }
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import GatesConfig
+from pipeline.deployment import GatesConfig
+from stages.artifacts import OnnxFile
 from stages.report.gates import failures, judge
 
 PARITY = {"student_fp32": {"boxes": 400, "unmatched": 0.0025, "score_p95": 0.001, "box_p95": 0.2}}
@@ -18,7 +19,10 @@ SCORED: dict[str, Any] = {
 
 
 def rows(parity: dict[str, Any] = PARITY, **limits: Any) -> dict[str, dict[str, Any]]:
-    return {row["name"]: row for row in judge(GatesConfig(**limits), parity, SCORED, ["student_fp32"])}
+    return {
+        row["name"]: row
+        for row in judge(GatesConfig(**limits), parity, SCORED, [OnnxFile("student", "fp32", "export")])
+    }
 
 
 def test_all_limits_met() -> None:

@@ -1,0 +1,103 @@
+"""The sections about what ships: exported files, their int8 variants, engines, profile, bundle, and the gates over them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.section import Fraction, Section
+
+Exported = Literal["fp32", "fp16"]
+Quantised = Literal["int8", "int8+fp16", "int8-cpu"]
+
+MADE_OF: dict[str, Exported] = {"int8": "fp32", "int8+fp16": "fp16", "int8-cpu": "fp32"}
+"""The precision of the exported file that each is quantised from."""
+
+
+class ExportConfig(Section):
+    """The ONNX graph, with decoding and Cluster-NMS inside."""
+
+    precisions: tuple[Exported, ...] = Field(
+        ("fp32", "fp16"), min_length=1, description="a file of each model for each; none twice"
+    )
+    batch: int | None = Field(1, ge=1, le=256, description="images of a call; null: left open in the graph")
+    candidates: int = Field(300, ge=1, le=3840, description="K, the boxes of an image that enter NMS")
+    proposals: int = Field(
+        300,
+        ge=1,
+        le=2000,
+        description="P, the proposals that a faster_rcnn's second stage looks at; the other families have none",
+    )
+    rounds: int = Field(16, ge=1, le=64, description="R, rounds of Cluster-NMS")
+    detections: int = Field(100, ge=1, le=1000, description="most boxes of an image; not more than `candidates`")
+    score_threshold: Fraction = Field(0.05, description="boxes with a lower score are left out")
+    iou_threshold: Fraction = Field(0.5, description="of two boxes of a class that overlap more, NMS keeps one")
+    parity_images: int = Field(32, ge=1, description="validation images on which each file is held against torch")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExportConfig:
+        if self.detections > self.candidates:
+            raise ValueError(f"detections ({self.detections}) must not exceed candidates ({self.candidates})")
+        if len(set(self.precisions)) < len(self.precisions):
+            raise ValueError(f"precisions names one twice: {list(self.precisions)}")
+        return self
+
+
+class QuantizeConfig(Section):
+    """int8 variants of the exported files, by explicit Q/DQ; calibrated on training images."""
+
+    precisions: tuple[Quantised, ...] | None = Field(
+        None,
+        description="a file for each; none twice. int8: for TensorRT, what is not quantised in fp32; int8+fp16: in fp16; "
+        "int8-cpu: for ONNX Runtime on CPUs, TensorRT refuses it. null: each whose floating-point file is exported",
+    )
+    models: tuple[Literal["student", "teacher"], ...] = Field(
+        ("student",), min_length=1, description="what is quantised"
+    )
+    images: int = Field(200, ge=1, description="training images on which the ranges of the activations are measured")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> QuantizeConfig:
+        for key, names in (("precisions", self.precisions or ()), ("models", self.models)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{key} names one twice: {list(names)}")
+        return self
+
+
+class EngineConfig(Section):
+    """TensorRT where a GPU is; TensorRT-RTX ahead of time elsewhere."""
+
+    target: str = Field("sm_86", pattern=r"^sm_\d{2,3}$", description="what TensorRT-RTX builds for")
+    workspace_mb: int = Field(1024, ge=16, le=1_048_576, description="memory that the builder may use for tactics, MiB")
+    timeout_s: float = Field(600, gt=0, le=86_400, description="seconds after which a build is given up")
+
+
+class ProfileConfig(Section):
+    """Latency and memory of each exported file, in a process of its own, teacher and student in turn."""
+
+    runs: int = Field(200, ge=20, description="timed runs of each artifact")
+    warmup: int = Field(20, ge=1, description="runs before them that are not timed")
+    images: int = Field(8, ge=1, description="validation images that are cycled through")
+    threads: int | None = Field(None, ge=1, description="of ONNX Runtime; null: as `runtime.threads`")
+
+
+class BundleConfig(Section):
+    """The archive that goes to a device."""
+
+    images: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        200, description="validation images in it, the first ones; all: every one"
+    )
+
+
+class GatesConfig(Section):
+    """Limits; when one is not met the run finishes its report and then fails. null: not checked."""
+
+    parity_min_boxes: int = Field(50, ge=1, description="fewer compared boxes: not measured, so failed")
+    # Where two boxes of one object score alike, a rounding decides which of them survives NMS; in float16 that befalls one
+    # or two boxes of a hundred. So the differences are judged at the 95th percentile, and those boxes apart.
+    parity_unmatched: Fraction | None = Field(0.03, description="part of the boxes without a counterpart")
+    parity_score: float | None = Field(0.01, gt=0, description="difference of a score, 95th percentile")
+    parity_box: float | None = Field(1.0, gt=0, description="shift of a box, pixels, 95th percentile")
+    ap_drop: float | None = Field(0.5, ge=0, description="AP lost between the torch graph and a file")
+    min_gain: float | None = Field(None, description="AP of the student over the control")
