@@ -39,7 +39,8 @@ class CudaStream:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         address = self._call(self._cuda.cudaHostAlloc, size, self._cuda.cudaHostAllocDefault)
         self._owned.callback(self._cuda.cudaFreeHost, address)
-        return np.frombuffer((ctypes.c_ubyte * size).from_address(address), dtype).reshape(shape)
+        memory = np.ctypeslib.as_array((ctypes.c_ubyte * size).from_address(address))
+        return memory.view(dtype).reshape(shape)
 
     def event(self) -> Any:
         event = self._call(self._cuda.cudaEventCreate)
