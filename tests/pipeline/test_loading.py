@@ -67,6 +67,8 @@ def test_all_faults_are_named_at_once_with_place_value_and_advice(tmp_path: Path
         ("export.candidates=50", "detections (100) must not exceed candidates (50)"),
         ("distill.alpha=.nan", "distill.alpha"),
         ("engine.target=orin", "engine.target: got 'orin'"),
+        ("engine.batches=[2, 1, 8]", "batches ([2, 1, 8]): least, usual and greatest, from 1 on, in this order"),
+        ("engine.batches=[0, 1, 8]", "batches ([0, 1, 8])"),
         ("student.train.augment.scale=[2, 1]", "scale must be [from, to] with 0 < from <= to"),
     ],
 )
