@@ -21,11 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from frs.edge.image import letterbox, to_nchw
-from frs.edge.latency import BLOCK_WARMUP, Run
+from frs.edge.measured import Run
 from frs.edge.predictor import Session
 from frs.edge.sessions import open_session
 from frs.edge.timing import warm_up
 from frs.errors import ExportError, FrsError
+
+BLOCK_WARMUP = 2
 
 
 def main(commands: TextIO, answers: TextIO) -> None:

@@ -18,74 +18,25 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns, process_time_ns, sleep
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 
 from frs.edge.image import load_image
 from frs.edge.machine import available_cores
+from frs.edge.measured import Artifact, Block, Measured, Run
+from frs.edge.profile_row import Beside, profile_row
 from frs.edge.telemetry import Sampler, conditions, pick_rail, sampler
 from frs.edge.timing import MINIMUM_BLOCKS, WarmUp
 from frs.errors import ExportError
 
+__all__ = ["Artifact", "profile_artifacts"]
+
 MINIMUM_RUNS = 20
-BLOCK_WARMUP = 2
 BLOCK_S = 0.5
 SETTLE_S, IDLE_S = 0.5, 1.5
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """What is to be timed: "student" "fp16" in "onnxruntime" or "tensorrt", and its file."""
-
-    model: str
-    precision: str
-    runtime: str
-    path: Path
-
-
-class Run(NamedTuple):
-    """Nanoseconds of one run. session: copies and inference together; gpu: the inference by the device's own events."""
-
-    total: int
-    preprocess: int
-    session: int
-    copy_in: int | None
-    infer: int
-    copy_out: int | None
-    postprocess: int
-    gpu: int | None
-
-
-@dataclass(frozen=True)
-class Block:
-    """Runs without a pause. start_ns, end_ns: by `perf_counter_ns`, one clock for all processes of a machine; cpu_ns: what
-    our own processes used of all cores meanwhile."""
-
-    runs: Sequence[Run]
-    start_ns: int
-    end_ns: int
-    cpu_ns: int
-
-
-@dataclass(frozen=True)
-class Measured:
-    """All that one artifact's process told. threads: None where a GPU runs it."""
-
-    artifact: Artifact
-    batch: int
-    provider: str
-    threads: int | None
-    cold_start_ms: float
-    opened_ns: tuple[int, int]
-    """From before the file was opened until the warm-up's end."""
-    warm_up: WarmUp
-    blocks: Sequence[Block]
-    peak_mb: float | None
-    device_mb: float | None
 
 
 def profile_artifacts(
@@ -108,8 +59,6 @@ def profile_artifacts(
 
     Raises DataError for an image, ExportError for a process that fails, with what it wrote.
     """
-    from frs.edge.profile_row import Beside, profile_row
-
     if runs < MINIMUM_RUNS:
         raise ValueError(f"{runs} runs: fewer than {MINIMUM_RUNS} say nothing about a median")
     groups = [

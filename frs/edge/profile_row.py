@@ -33,8 +33,8 @@ from typing import Any
 
 import numpy as np
 
-from frs.edge.latency import Block, Measured
 from frs.edge.machine import find_gpu
+from frs.edge.measured import Block, Measured
 from frs.edge.telemetry import Conditions, Sample, energy, idle_power, pick_rail
 from frs.edge.telemetry.power import GPU_BOARD
 from frs.edge.timing import percentile, summarise
@@ -77,7 +77,9 @@ def profile_row(measured: Measured, beside: Beside) -> dict[str, Any]:
         "threads": measured.threads,
         "batch": measured.batch,
         "latency_ms": {**latency, "seconds": round(seconds, 3)},
-        "stages_ms": {name: _median(measured, name) for name in ("preprocess", "copy_in", "infer", "copy_out", "postprocess")},
+        "stages_ms": {
+            name: _median(measured, name) for name in ("preprocess", "copy_in", "infer", "copy_out", "postprocess")
+        },
         "gpu_ms": _gpu(measured),
         "throughput_ips": round(1000 * measured.batch / latency["mean"], 3),
         "cold_start_ms": measured.cold_start_ms,
@@ -116,10 +118,10 @@ def warnings(row: Mapping[str, Any], stable: bool) -> Iterator[str]:
     if row["throttled"]:
         yield "The machine throttled: heat, power or current held its clocks down."
     if (row["other_load"] or 0) > OTHER_LOAD_LIMIT:
-        yield f"Other processes used {row['other_load']:.0f}% of the machine's cores."
+        yield f"Other processes used more than {OTHER_LOAD_LIMIT:.0f}% of the machine's cores."
     p50, (low, high) = row["latency_ms"]["p50"], row["latency_ms"]["p50_interval"]
     if high - low > INTERVAL_LIMIT * p50:
-        yield f"The 95% interval of the p50 is {(high - low) / p50:.0%} of it wide: measure longer, or on a quieter machine."
+        yield f"The 95% interval of the p50 is wider than {INTERVAL_LIMIT:.0%} of it: measure longer, or on a quieter machine."
     if not stable:
         yield "The warm-up was given up before the times were stable."
 
@@ -175,7 +177,9 @@ def _energy(measured: Measured, beside: Beside, on_gpu: bool) -> dict[str, Known
     if rail == GPU_BOARD and not on_gpu:
         rail, why = None, "the only power rail that is read is the GPU's, and the file ran on the CPU"
     if rail is None or beside.idle is None:
-        return dict.fromkeys(("energy_mj", "energy_rail", "power_idle_w"), (None, why or "the idle power was not measured"))
+        return dict.fromkeys(
+            ("energy_mj", "energy_rail", "power_idle_w"), (None, why or "the idle power was not measured")
+        )
     idle_mw, why = idle_power(beside.samples, beside.idle, rail)
     if idle_mw is None:
         return {"energy_mj": (None, why), "energy_rail": (rail, ""), "power_idle_w": (None, why)}
