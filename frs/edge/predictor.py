@@ -76,20 +76,27 @@ class Session(Predictor, Protocol):
     path: Path
     metadata: GraphMetadata
     batch: int | None
-    """That the graph takes; None: any that it was built for."""
+    """That the file takes; None: any that it was made for."""
     provider: str
-    device_memory_mb: float | None
-    """Of the GPU, that the session holds; None without a GPU."""
+
+    @property
+    def device_memory_mb(self) -> float | None:
+        """10^6 bytes of the GPU's memory that it holds now; None without a GPU."""
+        ...
 
     def run_raw(self, images: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
-        """The graph alone, unchecked: `OUTPUTS`, padded, which the next run may overwrite."""
+        """The graph alone, for timing: `OUTPUTS`, padded, as arrays of the caller's own. The images are not checked."""
         ...
 
     def run_split(self, images: npt.NDArray[np.uint8]) -> tuple[list[npt.NDArray[Any]], Split]:
-        """The same, timed; synchronised with the device on both sides."""
+        """The same, timed; the device has nothing to do before and after it."""
         ...
 
     def close(self) -> None: ...
+
+    def __enter__(self) -> Session: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 def check_images(path: Path, images: npt.NDArray[np.uint8], info: ModelInfo, batch: int | None) -> None:
