@@ -1,4 +1,4 @@
-"""profile: latency, memory and energy of every file that can run here, teacher and student in turn, each in a process of its own."""
+"""profile: latency, memory and energy of every file that runs here, in turn, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -18,18 +18,14 @@ RUNS_HERE = ("deserialised", "executed")
 
 
 def stage(config: Config) -> Stage:
-    plans = {
-        f"{file.label}{end}": f"engine/{file.label}{end}"
-        for file in onnx_files(config)
-        if file.for_tensorrt
-        for end in ("", "_sidecar")
-    }
+    plans = [file.label for file in onnx_files(config) if file.for_tensorrt]
     return Stage(
         name="profile",
         inputs={
             **VAL_INPUTS,
             **onnx_inputs(config),
-            **{f"engine_{label}": source for label, source in plans.items()},
+            **{f"{label}_plan": f"engine/{label}" for label in plans},
+            **{f"{label}_sidecar": f"engine/{label}_sidecar" for label in plans},  # a session reads it beside the plan
             "engines": "engine/engines",
         },
         outputs={"profiles": "profiles.json"},
@@ -88,4 +84,4 @@ def _artifacts(context: Context) -> Iterator[Artifact]:
     proven = {(row["model"], row["precision"]): row["proven"] for row in read_json(context.inputs["engines"])}
     for file in files:
         if proven.get((file.model, file.precision)) in RUNS_HERE:
-            yield Artifact(file.model, file.precision, "tensorrt", context.inputs[f"engine_{file.label}"])
+            yield Artifact(file.model, file.precision, "tensorrt", context.inputs[f"{file.label}_plan"])

@@ -24,7 +24,9 @@ from frs.edge.image import letterbox, to_nchw
 from frs.edge.measured import Run
 from frs.edge.predictor import Session
 from frs.edge.sessions import open_session
+from frs.edge.sidecar import Sidecar
 from frs.edge.timing import warm_up
+from frs.edge.trt import LIBRARIES
 from frs.errors import ExportError, FrsError
 
 BLOCK_WARMUP = 2
@@ -37,8 +39,7 @@ def main(commands: TextIO, answers: TextIO) -> None:
 
     request = json.loads(commands.readline())
     images = [np.load(f"{i}.npy") for i in range(request["images"])]
-    with suppress(ImportError):  # the session says better what is missing
-        importlib.import_module(request["runtime"])  # the runtime's own memory and start are not the model's
+    _import_runtime(Path(request["path"]))
     reply({})
     timed = _Timed(request, images)
     for line in commands:
@@ -117,6 +118,14 @@ class _Timed:
         peak = _status("VmHWM")
         held = None if peak is None or self.before is None else round((peak - self.before) * 1024 / 1e6, 1)
         return {"peak_mb": held, "device_mb": self.session.device_memory_mb}
+
+
+def _import_runtime(path: Path) -> None:
+    """Its own start and memory are not the model's. What is missing the session says better."""
+    names = ("onnxruntime",) if path.suffix == ".onnx" else (Sidecar.of(path).builder, "cuda.bindings.runtime")
+    for name in {"onnxruntime", *LIBRARIES, "cuda.bindings.runtime"}.intersection(names):
+        with suppress(ImportError, OSError):
+            importlib.import_module(name)
 
 
 def _status(key: str) -> int | None:

@@ -36,7 +36,9 @@ __all__ = ["Artifact", "profile_artifacts"]
 
 MINIMUM_RUNS = 20
 BLOCK_S = 0.5
-SETTLE_S, IDLE_S = 0.5, 1.5
+IDLE_S = 1.5
+PATIENCE_S = 1.0
+"""With a sampler, until its first sample."""
 
 
 def profile_artifacts(
@@ -89,8 +91,10 @@ def profile_artifacts(
 
 def _idle(beside: Sampler) -> tuple[int, int] | None:
     """The window in which nothing of ours runs, where there is a power rail to be read in it."""
-    sleep(SETTLE_S)
-    if pick_rail(beside.samples())[0] is None:
+    asked = perf_counter_ns()
+    while not (samples := beside.samples()) and perf_counter_ns() - asked < PATIENCE_S * 1e9:
+        sleep(0.05)
+    if pick_rail(samples)[0] is None:
         return None
     start = perf_counter_ns()
     sleep(IDLE_S)

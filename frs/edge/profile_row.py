@@ -183,11 +183,12 @@ def _energy(measured: Measured, beside: Beside, on_gpu: bool) -> dict[str, Known
     idle_mw, why = idle_power(beside.samples, beside.idle, rail)
     if idle_mw is None:
         return {"energy_mj": (None, why), "energy_rail": (rail, ""), "power_idle_w": (None, why)}
-    windows = _windows(measured)
+    inside = [[s.time_ns for s in beside.samples if start < s.time_ns <= end] for start, end in _windows(measured)]
+    windows = [(times[0], times[-1]) for times in inside if times]  # from sample to sample: beyond is the neighbour's
     above, why = energy(beside.samples, windows, idle_mw, rail)
     spent = None
     if above is not None:
-        # The power above idle is that of the windows; a call takes its share of the blocks' whole time.
+        # The power above idle is that of the windows; a call has its share of the blocks' whole time.
         power_mw = above / (sum(end - start for start, end in windows) / 1e9)
         seconds = sum(block.end_ns - block.start_ns for block in measured.blocks) / 1e9
         spent = round(power_mw * seconds / sum(len(block.runs) for block in measured.blocks), 4)
