@@ -24,9 +24,10 @@ import numpy as np
 import torch
 
 from frs.detectors import build_detector, spec_of_family
-from frs.edge.image import letterbox, load_image, to_nchw
+from frs.edge.image import letterbox_batch, load_image
 from frs.edge.machine import available_cores, cpu_model
-from frs.edge.ort import OUTPUTS, OnnxRuntimeSession
+from frs.edge.ort import OnnxRuntimeSession
+from frs.edge.predictor import OUTPUTS
 from frs.edge.timing import median_interval
 from frs.export.onnx import export_onnx
 from pipeline.loading import load_config
@@ -92,13 +93,12 @@ def chosen(folder: Path, count: int) -> list[Path]:
 def measure(session: OnnxRuntimeSession, path: Path, seconds: float) -> dict[str, Any]:
     """overhead: letterbox and boxes of a whole run, as a part of the bare run beside it."""
     photograph, info = load_image(path), session.info
-    pixels = to_nchw([letterbox(photograph, info.height, info.width)[0]])
+    pixels, _ = letterbox_batch([photograph], info.height, info.width)
 
     def pair() -> tuple[int, int, int, int]:
         """Nanoseconds of letterbox, inference and boxes of a whole run, and of a bare one."""
         start = perf_counter_ns()
-        boxed, mapping = letterbox(photograph, info.height, info.width)
-        made = to_nchw([boxed])
+        made, (mapping,) = letterbox_batch([photograph], info.height, info.width)
         prepared = perf_counter_ns()
         boxes, _, _, counts = session.run_raw(made)
         inferred = perf_counter_ns()

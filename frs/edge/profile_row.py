@@ -182,7 +182,9 @@ def _energy(measured: Measured, beside: Beside, on_gpu: bool) -> dict[str, Known
     if idle_mw is None:
         return {"energy_mj": (None, why), "energy_rail": (rail, ""), "power_idle_w": (None, why)}
     inside = [[s.time_ns for s in beside.samples if start < s.time_ns <= end] for start, end in _windows(measured)]
-    windows = [(times[0], times[-1]) for times in inside if len(times) > 1]  # from sample to sample: beyond is the neighbour's
+    windows = [
+        (times[0], times[-1]) for times in inside if len(times) > 1
+    ]  # from sample to sample: beyond is the neighbour's
     above, why = energy(beside.samples, windows, idle_mw, rail)
     spent = None
     if above is not None:
