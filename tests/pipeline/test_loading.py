@@ -84,6 +84,8 @@ def test_what_is_refused_and_how(tmp_path: Path, override: str, sentence: str) -
 def test_any_batch_is_timed_of_a_file_that_leaves_it_open(tmp_path: Path) -> None:
     config = load_config(write(tmp_path), ["profile.batches=[1, 4]", "export.batch=null"])
     assert config.profile.batches == (1, 4)
+    with pytest.raises(ConfigError, match=r"profile\.batches has 9, but engine\.batches lets engines take 1 to 8"):
+        load_config(write(tmp_path), ["profile.batches=[9]", "export.batch=null"])
     assert load_config(write(tmp_path), ["profile.batches=[8]", "export.batch=8"]).profile.batches == (8,)
 
 
