@@ -17,6 +17,7 @@ from frs.export.parity import Parity, parity
 from frs.export.torch_predictor import TorchPredictor
 from tests.frs.detectors.two_stage import V2, busy
 from tests.frs.export.lab import pictures
+from tests.frs.export.quantised import PRECISIONS, check_int8
 from tests.frs.export.test_engine import rtx
 
 HEIGHT, WIDTH = 96, 128
@@ -125,11 +126,16 @@ def test_each_image_is_answered_alone(exported: dict[str, Path]) -> None:
 @rtx
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_tensorrt_builds_it(precision: str, exported: dict[str, Path], tmp_path: Path) -> None:
-    report = build_engine(exported[precision], tmp_path / "x.plan", target="sm_86")
+    report = build_engine(exported[precision], tmp_path / "x.plan", properties={}, target="sm_86")
     assert (report.proven, report.message) == ("planned", None)
 
 
 @rtx
 def test_tensorrt_builds_the_second_version(second_version: tuple[FasterRCNN, Path], tmp_path: Path) -> None:
-    report = build_engine(second_version[1], tmp_path / "x.plan", target="sm_86")
+    report = build_engine(second_version[1], tmp_path / "x.plan", properties={}, target="sm_86")
     assert (report.proven, report.message) == ("planned", None)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_int8(detector: FasterRCNN, exported: dict[str, Path], precision: str, tmp_path: Path) -> None:
+    check_int8(detector, exported, IMAGES, precision, tmp_path)
