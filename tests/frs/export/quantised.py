@@ -40,7 +40,9 @@ def check_int8(
     else:
         _check_for_tensorrt(source, target, half=precision == "int8+fp16")
         if has_rtx():
-            report = build_engine(target, folder / "x.plan", target="sm_86")
+            report = build_engine(
+                target, folder / "x.plan", properties=read_metadata(target).to_properties(), target="sm_86"
+            )
             assert (report.proven, report.message) == ("planned", None)
     session = OnnxRuntimeSession(target, threads=1)
     assert session.metadata.precision == precision
