@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
@@ -33,3 +38,11 @@ def signals_deferred() -> Iterator[None]:
             signal.signal(number, handler)
     for each in dict.fromkeys(came):
         signal.raise_signal(each)  # the first that raises ends it
+
+
+def end_with(parent: int) -> None:
+    """On Linux this process is killed when `parent`, which started it, dies; else it would work on, unseen."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
