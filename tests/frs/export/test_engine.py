@@ -118,7 +118,12 @@ def test_a_plan_is_run_on_grey_images_of_the_least_batch(
     plan = plan_of(exported / f"{precision}.onnx", tmp_path)
     ran: list[Any] = []
     run = TensorRTSession.run_raw
-    monkeypatch.setattr(TensorRTSession, "run_raw", lambda self, images: ran.append(images) or run(self, images))
+
+    def noted(self: TensorRTSession, images: Any) -> Any:
+        ran.append(images)
+        return run(self, images)
+
+    monkeypatch.setattr(TensorRTSession, "run_raw", noted)
     _try_engine.main(plan)
     assert [(each.shape, each.dtype, np.unique(each).tolist()) for each in ran] == [
         ((least, 3, HEIGHT, WIDTH), np.uint8, [PADDING])
