@@ -34,7 +34,7 @@ def page(report: Report, pictures: Pictures, config: str) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"number": number, "jpeg": _jpeg, "thousands": "{:,}".format}
+    environment.filters |= {"number": number, "jpeg": jpeg, "thousands": "{:,}".format}
     return environment.get_template("report.html").render(
         report=report,
         pictures=pictures,
@@ -81,7 +81,7 @@ def _figure(value: float | None, unit: str) -> str:
     return NONE if value is None else number(value, 1 if value >= 1 else 2) + unit
 
 
-def _jpeg(picture: Image) -> str:
+def jpeg(picture: Image) -> str:
     """A picture as a data URI."""
     small = picture.copy()
     small.thumbnail((_PANEL, _PANEL))
