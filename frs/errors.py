@@ -8,7 +8,8 @@
     ├── TrainingError     a training that cannot go on
     ├── ExportError       a graph that cannot be written or read
     ├── EngineError       a TensorRT build or load
-    └── RuntimeMissing    a library or provider that this machine lacks
+    ├── RuntimeMissing    a library or provider that this machine lacks
+    └── RemoteError       another machine that cannot be reached, or what went wrong on it
 
 The message says what is wrong, where (file, key, value), and what to do next. Anything else that is raised is a
 bug of ours.
@@ -51,3 +52,7 @@ class EngineError(FrsError):
 
 class RuntimeMissing(FrsError):
     """A library, provider or device that is not on this machine."""
+
+
+class RemoteError(FrsError):
+    """Another machine that cannot be reached, or that did not do what it was asked to."""
