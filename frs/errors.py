@@ -8,8 +8,9 @@
     ├── TrainingError     a training that cannot go on
     ├── ExportError       a graph that cannot be written or read
     ├── EngineError       a TensorRT build or load
-    ├── RuntimeMissing    a library or provider that this machine lacks
-    └── RemoteError       another machine that cannot be reached, or what went wrong on it
+    ├── BundleError       an archive for a device
+    ├── RemoteError       another machine that cannot be reached, or that did not do what it was asked to
+    └── RuntimeMissing    a library or provider that this machine lacks
 
 The message says what is wrong, where (file, key, value), and what to do next. Anything else that is raised is a
 bug of ours.
@@ -48,6 +49,10 @@ class ExportError(FrsError):
 
 class EngineError(FrsError):
     """A TensorRT engine that cannot be built or loaded."""
+
+
+class BundleError(FrsError):
+    """An archive for a device that cannot be made, or that is not to be trusted."""
 
 
 class RuntimeMissing(FrsError):
