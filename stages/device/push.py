@@ -1,7 +1,7 @@
 """`frs-pipeline device push`: a bundle to a device over ssh, `device run` there, and what it measured back here.
 
-Four connections: what is there, the upload, the run, the results. What one of them left at the far end the next push of
-the same bundle takes up: a whole bundle is not sent again, half of one is completed, and a run goes on.
+What a push leaves at the far end the next one of the same bundle takes up: a whole bundle is not sent again, half of one
+is completed, and a device run goes on where it ended.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,30 +19,32 @@ from frs.errors import RemoteError, RuntimeMissing
 from frs.remote import Remote
 from pipeline import __version__
 from pipeline.errors import Busy
+from stages.device.results import FILE, checked, filled
 
 FOLDER = "~/.cache/frs-pipeline/push"
 """On the device; in it a folder for each bundle."""
 QUOTED = 5
 """Of the last lines of a device run that failed, those which its error repeats."""
 
-# POSIX shell, run there; $1 is always the bundle's folder, $2 and on as each says. One line each: a C shell may have to
-# carry them to `sh`.
-_IN_FOLDER = (
-    'umask 077; folder="${XDG_CACHE_HOME:-$HOME/.cache}/frs-pipeline/push/$1"; mkdir -p "$folder" && cd "$folder" || exit 73; '
+# POSIX shell, run there, with nothing of ours in it: what differs comes as $1, $2, ... One line each, since the login shell
+# that carries them to `sh` may be another's. Exit codes of their own: 65 damaged, 73 no folder, 74 not written, 75 in part.
+_FIND = 'case "$1" in "~/"*) command="$HOME/${1#"~/"}";; *) command="$1";; esac; '
+_ENTER = (
+    'umask 077; folder="${XDG_CACHE_HOME:-$HOME/.cache}/frs-pipeline/push/$2"; '
+    'mkdir -p "$folder" && cd "$folder" || exit 73; '
 )
-_COMMAND = 'case "$2" in "~/"*) command="$HOME/${2#"~/"}";; *) command="$2";; esac; '
-_LOOK = (
-    "exec 2>&1; " + _IN_FOLDER + _COMMAND + 'echo "disk $(LC_ALL=C df -Pk . | tail -n 1)"; '
-    'echo "whole $({ sha256sum < bundle.tar; } 2>/dev/null)"; echo "part $({ wc -c < bundle.part; } 2>/dev/null)"; '
-    'command -v "$command" >/dev/null || exit 127; "$command" device info; exit $?'
+_INFO = f'exec 2>&1; {_FIND} command -v "$command" >/dev/null || exit 127; "$command" device info; exit $?'
+_STATE = (
+    f'exec 2>&1; export LC_ALL=C; {_ENTER} echo "disk $(df -Pk . | tail -n 1)"; '
+    'echo "whole $({ sha256sum < bundle.tar; } 2>/dev/null)"; echo "part $({ wc -c < bundle.part; } 2>/dev/null)"'
 )
-_RECEIVE = (  # $2: sha256, $3: size, $4: bytes that are there
-    "exec 2>&1; export LC_ALL=C; " + _IN_FOLDER + '[ "$4" -gt 0 ] || : > bundle.part || exit 74; '
-    'cat >> bundle.part || exit 74; [ "$(wc -c < bundle.part)" -ge "$3" ] || exit 75; '
-    'sum="$(sha256sum < bundle.part)"; [ "${sum%% *}" = "$2" ] || { rm -f bundle.part; exit 65; }; mv bundle.part bundle.tar'
+_RECEIVE = (  # $3: sha256, $4: size, $5: bytes that are there already
+    f'exec 2>&1; export LC_ALL=C; {_ENTER} [ "$5" -gt 0 ] || : > bundle.part || exit 74; cat >> bundle.part || exit 74; '
+    '[ "$(wc -c < bundle.part)" -ge "$4" ] || exit 75; sum="$(sha256sum < bundle.part)"; '
+    '[ "${sum%% *}" = "$3" ] || { rm -f bundle.part; exit 65; }; mv bundle.part bundle.tar'
 )
-_RUN = _IN_FOLDER + _COMMAND + '"$command" device run bundle.tar -o results --attended 2>&1; exit $?'
-_RESULTS = _IN_FOLDER + "cat results/device.json"
+_RUN = f'exec 2>&1; {_FIND} {_ENTER} "$command" device run bundle.tar -o results --attended; exit $?'
+_RESULTS = f"{_ENTER} cat results/{FILE}"
 _FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large")
 
 
@@ -56,12 +59,11 @@ class Screen(Protocol):
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """What is pushed: the archive, its sha256, and the number of its format."""
+class _Bundle:
+    """path: of the archive; sha256: of it."""
 
     path: Path
     sha256: str
-    format: int
 
     @property
     def key(self) -> str:
@@ -69,118 +71,100 @@ class Bundle:
         return self.sha256[:16]
 
 
-@dataclass(frozen=True)
-class _Found:
-    """At the far end. free: bytes, None where that cannot be told. whole: sha256 of the bundle that is there; part: bytes of
-    one that was begun. info: of `device info`."""
+def push(remote: Remote, run_dir: Path, pack: Callable[[Path], str], command: str, screen: Screen) -> list[str]:
+    """Measure a run's bundle on another machine, and put the results into the run; the names of the gates failed there.
 
-    free: int | None
-    whole: str
-    part: int
-    info: dict[str, Any]
-
-
-def push(remote: Remote, bundle: Bundle, command: str, screen: Screen) -> tuple[int, str]:
-    """Do it, and return the exit code of the device run, 0 or 3, and device.json as it came: text from another machine.
-
-    command: of frs-pipeline at the far end. Raises RemoteError, RuntimeMissing or Busy where there is no result.
+    pack: writes the bundle, and says what is in it. command: of frs-pipeline at the far end; "~/" is its home folder.
+    Nothing else in the run is touched, and this only in the end. Raises RemoteError, RuntimeMissing or Busy.
     """
-    found = _look(remote, bundle, command)
-    screen.print(f"{remote.host}: {_described(found.info)}")
-    _check(remote, found.info, bundle, command, screen)
-    if found.whole == bundle.sha256:
-        screen.print(f"{remote.host}: the bundle is there already")
-    else:
-        _upload(remote, bundle, found, screen)
-    code = _run(remote, bundle, command, screen)
-    got, text = remote.ask(_RESULTS, bundle.key)
-    if got:
-        raise RemoteError(f"{remote.host}: the device run ended well, but {FOLDER}/{bundle.key}/results has no device.json")
-    return code, text
+    from frs.edge.bundle import sha256_of
+
+    _check(remote, command, screen)
+    with filled(run_dir, remote.slug) as (work, results):
+        archive = work / "bundle.tar"
+        content = pack(archive)
+        screen.print(f"bundle: {content}")
+        bundle = _Bundle(archive, sha256_of(archive))
+        _send(remote, command, bundle, screen)
+        _run(remote, command, bundle, screen)
+        code, answer = remote.ask(_RESULTS, command, bundle.key)
+        if code:
+            raise RemoteError(f"{remote.host}: {FOLDER}/{bundle.key}/results/{FILE} cannot be read there")
+        document = checked(remote.host, answer, bundle.sha256)
+        (results / FILE).write_text(answer, encoding="utf-8")
+    return [str(gate["name"]) for gate in document["gates"] if not gate["passed"]]
 
 
-def _look(remote: Remote, bundle: Bundle, command: str) -> _Found:
-    code, answer = remote.ask(_LOOK, bundle.key, command)
-    if code == 73:
-        raise RemoteError(f"{remote.host}: {FOLDER} cannot be written to ({_last(answer)}); make room or correct that there")
-    if code in (126, 127):
-        raise RemoteError(
-            f"{remote.host}: there is no {command} to be found ({_last(answer)}); a command over ssh has a shorter PATH than a "
-            "login: name it in full, as in --command '~/venv/bin/frs-pipeline', or install it there"
-        )
-    if "No such command" in answer:
-        raise RemoteError(f"{remote.host}: its frs-pipeline is too old for `device push`; install {__version__} there")
-    document = re.search(r"^\{$.*^\}$", answer, flags=re.DOTALL | re.MULTILINE)
-    try:
-        info = json.loads(document[0] if document and code == 0 else "")
-        _require(info)
-    except (ValueError, LookupError, TypeError):
-        raise RemoteError(
-            f"{remote.host}: `{command} device info` does not answer as it should (exit {code}): {_last(answer)}"
-        ) from None
-    said = dict(line.partition(" ")[::2] for line in answer.splitlines() if line.startswith(("disk ", "whole ", "part ")))
-    free = re.search(r"\s\d+\s+\d+\s+(\d+)\s+\d+%\s", said.get("disk", ""))
-    part = said.get("part", "").strip()
-    return _Found(
-        free=int(free[1]) * 1024 if free else None,
-        whole=said.get("whole", "").partition(" ")[0],
-        part=int(part) if part.isdecimal() else 0,
-        info=info,
+def _check(remote: Remote, command: str, screen: Screen) -> None:
+    """That the far end can take the bundle."""
+    from frs.edge.bundle import FORMAT
+
+    info = _info(remote, command)
+    libraries = info["libraries"]
+    present = [f"{name} {each['version']}" for name, each in libraries.items() if not each["missing"]]
+    screen.print(
+        f"{remote.host}: {info['device']}; frs-pipeline {info['frs_pipeline']}, {', '.join(present) or 'alone'}"
     )
-
-
-def _require(info: Any) -> None:
-    """Raises one of LookupError, TypeError and ValueError for what is not `device info`'s."""
-    if not isinstance(info["frs_pipeline"], str) or not isinstance(info["bundle_format"], int):
-        raise TypeError
-    for name in ("onnxruntime", "tensorrt", "pycocotools"):
-        library = info["libraries"][name]
-        if not all(isinstance(library[key] or "", str) for key in ("version", "missing")):
-            raise TypeError
-    if not isinstance(info["device"], str):
-        raise TypeError
-
-
-def _described(info: dict[str, Any]) -> str:
-    libraries = ", ".join(
-        f"{name} {each['version']}" for name, each in info["libraries"].items() if not each["missing"]
-    )
-    return f"{info['device']}; frs-pipeline {info['frs_pipeline']}; {libraries or 'no runtime'}"
-
-
-def _check(remote: Remote, info: dict[str, Any], bundle: Bundle, command: str, screen: Screen) -> None:
-    if info["bundle_format"] != bundle.format:
+    if info["bundle_format"] != FORMAT:
         raise RemoteError(
             f"{remote.host}: its frs-pipeline {info['frs_pipeline']} reads bundles of format {info['bundle_format']}, this one "
-            f"({__version__}) writes {bundle.format}; install the same version at both ends"
+            f"({__version__}) writes {FORMAT}; install the same version at both ends"
         )
     if info["frs_pipeline"] != __version__:
-        screen.print(f"{remote.host}: its frs-pipeline is {info['frs_pipeline']}, the one here {__version__}; they get on")
-    libraries = info["libraries"]
-    if libraries["onnxruntime"]["missing"] and libraries["tensorrt"]["missing"]:
+        screen.print(f"{remote.host}: the frs-pipeline here is {__version__}; both know bundles of format {FORMAT}")
+    if all(libraries[name]["missing"] for name in ("onnxruntime", "tensorrt")):
         reasons = "; ".join(f"{name}: {libraries[name]['missing']}" for name in ("onnxruntime", "tensorrt"))
         raise RuntimeMissing(
-            f"{remote.host}: neither ONNX Runtime nor TensorRT can be imported by {command} ({reasons}); there, pip install "
-            "onnxruntime into its environment, or make that with --system-site-packages so that it sees JetPack's TensorRT"
+            f"{remote.host}: {command} can import neither ONNX Runtime nor TensorRT ({reasons}); there, install onnxruntime "
+            "into its environment, or make that with --system-site-packages, so that it sees JetPack's TensorRT"
         )
     if libraries["pycocotools"]["missing"]:
         raise RuntimeMissing(
-            f"{remote.host}: {command} lacks pycocotools ({libraries['pycocotools']['missing']}), without which nothing is "
-            "scored; there, pip install '.[device]' in the project's folder brings it"
+            f"{remote.host}: {command} cannot import pycocotools ({libraries['pycocotools']['missing']}), without which "
+            "nothing is scored; there, pip install '.[device]' in the project's folder brings it"
         )
 
 
-def _upload(remote: Remote, bundle: Bundle, found: _Found, screen: Screen) -> None:
-    size = bundle.path.stat().st_size
-    begun = found.part if found.part <= size else 0
-    if found.free is not None and found.free < 2 * size - begun:
+def _info(remote: Remote, command: str) -> dict[str, Any]:
+    """What `device info` says there, as far as it is read here."""
+    code, answer = remote.ask(_INFO, command)
+    if code in (126, 127):
         raise RemoteError(
-            f"{remote.host}: its disk has {_mb(found.free)} free; the bundle takes {_mb(size)}, and as much again unpacked; make "
-            f"room there (older bundles lie in {FOLDER})"
+            f"{remote.host}: there is no command {command}, or it cannot be started ({_last(answer)}); over ssh PATH is "
+            "shorter than in a login: name it in full, as in --command '~/venv/bin/frs-pipeline'; or install it there"
         )
-    done = begun
+    if "No such command" in answer:
+        raise RemoteError(
+            f"{remote.host}: its frs-pipeline knows no `device info`; install version {__version__} there"
+        )
+    document = re.search(r"^\{$.*^\}$", answer, flags=re.DOTALL | re.MULTILINE)
+    try:
+        info: dict[str, Any] = json.loads(document[0] if document and code == 0 else "")
+        libraries = [info["libraries"][name] for name in ("onnxruntime", "tensorrt", "pycocotools")]
+        texts = [
+            info["frs_pipeline"],
+            info["device"],
+            *(each[key] or "" for each in libraries for key in ("version", "missing")),
+        ]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise RemoteError(
+            f"{remote.host}: `{command} device info` does not answer as it should (exit {code}): {_last(answer)}"
+        ) from None
+    return info
+
+
+def _send(remote: Remote, command: str, bundle: _Bundle, screen: Screen) -> None:
+    """The bundle, or what is missing of it there."""
+    size = bundle.path.stat().st_size
+    begun = _state(remote, command, bundle, size)
+    if begun is None:
+        screen.print(f"{remote.host}: the bundle is there already")
+        return
     if begun:
-        screen.print(f"{remote.host}: {_mb(begun)} of the bundle are there already")
+        screen.print(f"{remote.host}: {_mb(begun)} of it are there already")
+    done = begun
 
     def sent(count: int) -> None:
         nonlocal done
@@ -189,49 +173,74 @@ def _upload(remote: Remote, bundle: Bundle, found: _Found, screen: Screen) -> No
 
     with bundle.path.open("rb") as file, screen.working(f"upload to {remote.host}"):
         file.seek(begun)
-        code, answer = remote.send(file, sent, _RECEIVE, bundle.key, bundle.sha256, str(size), str(begun))
+        arguments = (command, bundle.key, bundle.sha256, str(size), str(begun))
+        code, answer = remote.send(file, sent, _RECEIVE, *arguments)
     if code:
-        reasons = {
+        why = {
             65: "the bundle came there damaged and was deleted; give the same command again",
             75: "the bundle came there in part; give the same command again, it continues",
-        }
-        full = f"its disk is full ({_last(answer)}); make room there (older bundles lie in {FOLDER}) and give the same command again"
-        other = f"the bundle could not be written there: {_last(answer)}"
-        raise RemoteError(f"{remote.host}: {full if _FULL.search(answer) else reasons.get(code, other)}")
+        }.get(code, f"the bundle could not be written there ({_last(answer)}); look at {FOLDER} there")
+        raise RemoteError(f"{remote.host}: {_full(answer) or why}")
     screen.print(f"{remote.host}: the bundle is there ({_mb(size)})")
 
 
-def _run(remote: Remote, bundle: Bundle, command: str, screen: Screen) -> int:
-    """Exit code 0 or 3; anything else raises."""
+def _state(remote: Remote, command: str, bundle: _Bundle, size: int) -> int | None:
+    """How many bytes of the bundle are there; None: it is there, whole. Raises RemoteError where there is no room for it."""
+    code, answer = remote.ask(_STATE, command, bundle.key)
+    if code:
+        raise RemoteError(f"{remote.host}: {_full(answer) or f'{FOLDER} cannot be used there ({_last(answer)})'}")
+    said = dict(line.partition(" ")[::2] for line in answer.splitlines())
+    if said.get("whole", "").partition(" ")[0] == bundle.sha256:
+        return None
+    part = said.get("part", "").strip()
+    begun = int(part) if part.isdecimal() and int(part) <= size else 0
+    free = re.search(r"\s\d+\s+\d+\s+(\d+)\s+\d+%\s", said.get("disk", ""))  # df's fourth column, kB
+    if free and int(free[1]) * 1024 < 2 * size - begun:
+        raise RemoteError(
+            f"{remote.host}: its disk has {_mb(int(free[1]) * 1024)} free; the bundle takes {_mb(size)}, and as much again "
+            f"unpacked; make room there (what lies in {FOLDER} may be deleted) and give the same command again"
+        )
+    return begun
+
+
+def _run(remote: Remote, command: str, bundle: _Bundle, screen: Screen) -> None:
+    """`device run` there, which may fail its gates, but nothing else."""
     last: deque[str] = deque(maxlen=QUOTED)
 
     def line(text: str) -> None:
         last.append(text)
         screen.print(f"  {text}")
 
-    with screen.working(f"device run on {remote.host}"):
-        code = remote.watch(line, _RUN, bundle.key, command)
+    screen.print(f"{remote.host}: device run")
+    code = remote.watch(line, _RUN, command, bundle.key)
     if code not in (0, 3):
-        _failed(remote, bundle, code, list(last), command)
-    return code
+        _failed(
+            remote, code, "\n  ".join(last), f"cd {FOLDER}/{bundle.key} && {command} device run bundle.tar -o results"
+        )
 
 
-def _failed(remote: Remote, bundle: Bundle, code: int, last: list[str], command: str) -> NoReturn:
-    said = "\n  ".join([":", *last]) if last else ""
+def _failed(remote: Remote, code: int, said: str, by_hand: str) -> NoReturn:
     if code == 4:
         raise Busy(
-            f"{remote.host}: another device run of this bundle is under way there; one whose connection was cut ends by itself "
-            f"within a minute. Then give the same command again{said}"
+            f"{remote.host}: a device run of this bundle is under way there already; one that lost its connection ends by "
+            "itself within a minute. Then give the same command again"
         )
-    what = {
+    why = {
         130: "was interrupted there; the same command continues",
-        137: "was killed there, most often because the memory was full; end other programs on it and give the same command again",
+        137: "was killed there, most often because memory ran out; end other programs there and give the same command again",
         143: "was ended there; the same command continues",
-    }
-    if any(_FULL.search(each) for each in last):
-        what[code] = f"found its disk full; make room there (older bundles lie in {FOLDER}) and give the same command again"
-    failed = f"failed (exit {code}); to look into it there: cd {FOLDER}/{bundle.key} && {command} device run bundle.tar -o results"
-    raise RemoteError(f"{remote.host}: the device run {what.get(code, failed)}{said}")
+    }.get(code, f"failed (exit {code}); the run here is as it was. To look into it there: {by_hand}")
+    raise RemoteError(f"{remote.host}: {_full(said) or f'device run {why}'}\n  {said}")
+
+
+def _full(answer: str) -> str | None:
+    """What to say where the far end has no more room."""
+    if not _FULL.search(answer):
+        return None
+    return (
+        f"its disk is full ({_last(answer)}); make room there (what lies in {FOLDER} may be deleted) and give the same command "
+        "again, it continues"
+    )
 
 
 def _last(answer: str) -> str:

@@ -76,8 +76,8 @@ def machine(name: str, report: dict[str, Any]) -> Machine:
     for row in report["accuracy"]:
         if row["decode"] == "graph" and row["runtime"] != "torch":
             key = _key(row)
-            scored = {"ap": _number(row["AP"]), "images": _count(row["images"])}
-            figures[key] = replace(figures.get(key, Figures()), **scored)
+            known = figures.get(key, Figures())
+            figures[key] = replace(known, ap=_number(row["AP"]), images=_count(row["images"]))
     warnings = [_text(words) for row in profiles for words in row.get("warnings", ())]
     return Machine(
         name=name,
@@ -138,23 +138,24 @@ def read(run_dir: Path) -> tuple[list[Machine], list[str]]:
             found.append(machine(path.parent.name, parse(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             faults.append(
-                f"{path} is damaged or was written by another version ({type(error).__name__}: {error}); push to this machine again"
+                f"{path} is damaged or was written by another version ({type(error).__name__}: {error}); push to it again"
             )
     return found, faults
 
 
-def checked(host: str, text: str, bundle: str) -> str:
-    """device.json as it came from a host. Raises RemoteError unless it is one, and of the bundle with this sha256."""
+def checked(host: str, text: str, bundle: str) -> dict[str, Any]:
+    """The device.json that a host sent. Raises RemoteError unless it is one, and of the bundle with this sha256."""
     try:
-        measured = parse(text)["bundle_sha256"]
+        document = parse(text)
+        measured = document["bundle_sha256"]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise RemoteError(
-            f"{host}: its device.json is damaged, or its frs-pipeline is another ({type(error).__name__}: {str(error)[:200]}); "
+            f"{host}: its {FILE} is damaged, or was written by another version ({type(error).__name__}: {str(error)[:200]}); "
             "nothing was taken over"
         ) from None
     if measured != bundle:
-        raise RemoteError(f"{host}: its device.json is of another bundle; nothing was taken over")
-    return text
+        raise RemoteError(f"{host}: its {FILE} is of another bundle; nothing was taken over")
+    return document
 
 
 def _key(row: dict[str, Any]) -> Key:

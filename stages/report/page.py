@@ -27,24 +27,28 @@ def page(report: Report, pictures: Pictures, config: str) -> str:
     """The report for people; `config` is the resolved configuration as YAML. The template escapes everything."""
     from markupsafe import Markup
 
-    return templates().get_template("report.html").render(
-        report=report,
-        pictures=pictures,
-        config=config,
-        verdict=verdict(report),
-        tone=_TONES.get(report["distillation"]["verdict"], "open"),
-        failures=failures(report["gates"]),
-        classes_shown=CLASSES_SHOWN,
-        threads=tables.threads(report),
-        facts=list(_facts(report)),
-        shown=shown_precision(report),
-        measured_at=measured_at(report),
-        charts={name: Markup(svg) for name, svg in charts(report).items()},
-        taught=tables.taught(report),
-        tables={name: getattr(tables, f"{name}_table")(report) for name in _TABLES},
-        not_measured=tables.not_measured(report),
-        environment=list(tables.environment(report)),
-        colours={name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in COLOURS.items()},
+    return (
+        templates()
+        .get_template("report.html")
+        .render(
+            report=report,
+            pictures=pictures,
+            config=config,
+            verdict=verdict(report),
+            tone=_TONES.get(report["distillation"]["verdict"], "open"),
+            failures=failures(report["gates"]),
+            classes_shown=CLASSES_SHOWN,
+            threads=tables.threads(report),
+            facts=list(_facts(report)),
+            shown=shown_precision(report),
+            measured_at=measured_at(report),
+            charts={name: Markup(svg) for name, svg in charts(report).items()},
+            taught=tables.taught(report),
+            tables={name: getattr(tables, f"{name}_table")(report) for name in _TABLES},
+            not_measured=tables.not_measured(report),
+            environment=list(tables.environment(report)),
+            colours={name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in COLOURS.items()},
+        )
     )
 
 

@@ -42,7 +42,9 @@ class Far:
 
     def sessions(self) -> list[int]:
         """Processes of sshd that serve a connection."""
-        done = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.server)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(self.server)], capture_output=True, text=True, check=False
+        )
         return [int(word) for word in done.stdout.split()]
 
     def script(self, name: str, text: str) -> Path:
