@@ -9,6 +9,7 @@
     ├── ExportError       a graph that cannot be written or read
     ├── EngineError       a TensorRT build or load
     ├── BundleError       an archive for a device
+    ├── RemoteError       another machine that cannot be reached, or that did not do what it was asked to
     └── RuntimeMissing    a library or provider that this machine lacks
 
 The message says what is wrong, where (file, key, value), and what to do next. Anything else that is raised is a
@@ -56,3 +57,7 @@ class BundleError(FrsError):
 
 class RuntimeMissing(FrsError):
     """A library, provider or device that is not on this machine."""
+
+
+class RemoteError(FrsError):
+    """Another machine that cannot be reached, or that did not do what it was asked to."""

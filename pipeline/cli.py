@@ -21,7 +21,7 @@ import click
 from frs.errors import FrsError
 from pipeline import __version__
 from pipeline.console import Console, open_console, printable
-from pipeline.device_cli import bundle, device
+from pipeline.device_cli import bundle, device, show_devices
 from pipeline.errors import GateFailed, PipelineError, StageFailed
 from pipeline.options import Command, run_folder, runs_dir_option
 
@@ -359,6 +359,8 @@ def _show_report(folders: Sequence[Path], console: Console) -> None:
     from stages.report import show
 
     console.show(show(folders))
+    if len(folders) == 1:
+        show_devices(folders[0], console)
 
 
 main.add_command(bundle)

@@ -44,8 +44,8 @@ def write_run(
     stored_images: Path,
     out: Path,
     progress: Callable[[float, float], None],
-) -> Iterator[str]:
-    """Write the bundle `out`, and yield what to tell of it.
+) -> str:
+    """Write the bundle `out`, and return in words what is in it.
 
     paths, hashes: of `inputs`, by label; the files are as their stages wrote them. stored_images: the data stage's. Raises
     BundleError where an image is not what it was when the run was made.
@@ -64,9 +64,7 @@ def write_run(
     images = f"{len(sample.images)} of {len(data.images)} validation images"
     out.parent.mkdir(parents=True, exist_ok=True)
     write_bundle(out, _about(config, data, paths, images), sources, progress)
-    yield f"{out}: {out.stat().st_size / 1e6:.1f} MB, {len(onnx_files(config))} ONNX files, {images}."
-    yield "It contains these images as they are; give it to nobody who may not have them."
-    yield f"On the device: frs-pipeline device run {out.name} -o results"
+    return f"{out.stat().st_size / 1e6:.1f} MB, {len(onnx_files(config))} ONNX files, {images}"
 
 
 def _about(config: Config, data: CocoDataset, paths: Mapping[str, Path], images: str) -> About:
