@@ -48,7 +48,9 @@ def finished_run(folder: Path, graph: Callable[[Config], Sequence[Stage]], until
     try:
         config = load_config(folder / "config.yaml")
     except ConfigError as error:
-        raise StoreError(f"{error}\n  {folder} was made by another version, or edited; give the run's command again.") from None
+        raise StoreError(
+            f"{error}\n  {folder} was made by another version, or edited; give the run's command again."
+        ) from None
     manifest = Manifest.load(folder)
     records = manifest.stages if manifest else {}
     outputs: dict[str, Path] = {}

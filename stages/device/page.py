@@ -10,7 +10,7 @@ from stages.device.measure import Measured
 from stages.device.work import Work
 from stages.report import tables
 from stages.report.gates import failures
-from stages.report.page import jpeg
+from stages.report.page import templates
 from stages.report.pictures import COLOURS, TRUTH, Picture, panel, resized, spread
 from stages.report.summary import Report, number
 
@@ -18,44 +18,38 @@ if TYPE_CHECKING:
     from frs.evaluation import Row
 
 PICTURES = 4
-_TABLES = ("summary", "accuracy", "latency", "memory")
+_TABLES = ("accuracy", "latency", "memory", "gates", "data")
 
 
 def device_page(report: Report, work: Work, found: Measured) -> str:
     """The report for people. The template escapes everything."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.PackageLoader("stages.device"), jinja2.PackageLoader("stages.report")]),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"number": number, "jpeg": jpeg, "thousands": "{:,}".format}
     student, _ = table.chosen(report)
     shown = [rows for a, rows in found.rows.items() if student and (a.model, a.precision, a.runtime) == student[:3]]
     pictures, threshold = _pictures(work, shown[0]) if shown else ((), None)
-    return environment.get_template("device.html").render(
-        report=report,
-        verdict=table.verdict(report),
-        facts=_facts(report),
-        failures=failures(report["gates"]),
-        warnings=table.warnings(report),
-        bars=_bars(report),
-        student=student,
-        pictures=pictures,
-        threshold=threshold,
-        tables={
-            **{name: getattr(table, f"{name}_table")(report) for name in _TABLES},
-            "engines": _engines(report),
-            "gates": tables.gates_table(report),
-            "data": tables.data_table(report),
-        },
-        conditions=list(table.conditions_of(report)),
-        gaps=table.gaps(report),
-        environment=list(tables.environment(report)),
-        colours={name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in COLOURS.items()},
+    return (
+        templates("stages.device")
+        .get_template("device.html")
+        .render(
+            report=report,
+            verdict=table.verdict(report),
+            facts=_facts(report),
+            failures=failures(report["gates"]),
+            cautions=tables.cautions(report),
+            timed=tables.timed(report) if report["profiles"] else "",
+            bars=_bars(report),
+            student=student,
+            pictures=pictures,
+            threshold=threshold,
+            tables={
+                "summary": table.summary_table(report),
+                **{name: getattr(tables, f"{name}_table")(report) for name in _TABLES},
+                "engines": _engines(report),
+            },
+            conditions=list(table.conditions_of(report)),
+            not_measured=tables.not_measured(report),
+            environment=list(tables.environment(report)),
+            colours={name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in COLOURS.items()},
+        )
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages.device.measure import RUNTIMES
 from stages.report.summary import NONE, Report, number, plain
-from stages.report.tables import APS, Table
+from stages.report.tables import Table, cautions
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -103,7 +103,7 @@ def device_table(report: Report, results: Path) -> RenderableType:
     return Group(
         drawn,
         Text(plain(f"{says}. {beside}".rstrip())),
-        *(Text(plain(f"Not to be quoted: {words}")) for words in warnings(report)),
+        *(Text(plain(f"Not to be quoted: {words}")) for words in cautions(report)),
         Text(gates + (f"; failed: {plain(', '.join(failed))}" if failed else "")),
         Text(f"Report: {results / 'device.html'}"),
     )
@@ -132,80 +132,6 @@ def summary_table(report: Report) -> Table:
     return Table(header, body, texts=2)
 
 
-def accuracy_table(report: Report) -> Table:
-    """COCO AP of everything, torch's too, which was computed where the run was made."""
-    body = [
-        (f"{row['model']} {row['precision']}", _RUNTIMES[row["runtime"]], *(number(row[key]) for key in APS))
-        for row in report["accuracy"]
-    ]
-    return Table(("artifact", "runtime", *APS), body, texts=2)
-
-
-def latency_table(report: Report) -> Table:
-    """Milliseconds of a call, end to end and its parts."""
-    parts = ("preprocess", "copy_in", "infer", "copy_out", "postprocess")
-    times = (
-        "p50",
-        "95% interval",
-        "p90",
-        "p99",
-        "pre",
-        "copy in",
-        "infer",
-        "copy out",
-        "post",
-        "GPU p50",
-        "cold start",
-    )
-    body = [
-        (
-            f"{row['model']} {row['precision']}",
-            _RUNTIMES[row["runtime"]],
-            str(row["batch"]),
-            number(row["latency_ms"]["p50"], 2),
-            " to ".join(number(bound, 2) for bound in row["latency_ms"]["p50_interval"]),
-            *(number(row["latency_ms"][key], 2) for key in ("p90", "p99")),
-            *(number(row["stages_ms"][part], 2) for part in parts),
-            number((row["gpu_ms"] or {}).get("p50"), 2),
-            number(row["cold_start_ms"], 0),
-        )
-        for row in report["profiles"]
-    ]
-    return Table(("artifact", "runtime", "batch", *times), body, texts=2)
-
-
-def memory_table(report: Report) -> Table:
-    """Memory, energy and the conditions of each."""
-    header = (
-        "artifact",
-        "runtime",
-        "batch",
-        "peak MB",
-        "GPU MB",
-        "mJ a call",
-        "idle W",
-        "°C",
-        "throttled",
-        "other load",
-    )
-    body = [
-        (
-            f"{row['model']} {row['precision']}",
-            _RUNTIMES[row["runtime"]],
-            str(row["batch"]),
-            number(row["peak_memory_mb"], 0),
-            number(row["device_memory_mb"], 0),
-            number(row["energy_mj"]),
-            number(row["power_idle_w"]),
-            _range(row["temperature_c"]),
-            NONE if row["throttled"] is None else ("yes" if row["throttled"] else "no"),
-            NONE if row["other_load"] is None else f"{row['other_load']:.0f}%",
-        )
-        for row in report["profiles"]
-    ]
-    return Table(header, body, texts=2)
-
-
 def conditions_of(report: Report) -> Iterator[tuple[str, str]]:
     """What the times hold for; what is not known, with the reason."""
     here = report["environment"]["conditions"]
@@ -219,30 +145,5 @@ def conditions_of(report: Report) -> Iterator[tuple[str, str]]:
         yield "threads of ONNX Runtime", ", ".join(threads)
 
 
-def warnings(report: Report) -> list[str]:
-    """Why figures should not be quoted, each once with the artifacts that it is about."""
-    about: dict[str, list[str]] = {}
-    for row in report["profiles"]:
-        for words in row["warnings"]:
-            about.setdefault(words, []).append(f"{row['model']} {row['precision']} in {_RUNTIMES[row['runtime']]}")
-    return [
-        words if len(named) == len(report["profiles"]) else f"{words} ({', '.join(dict.fromkeys(named))})"
-        for words, named in about.items()
-    ]
-
-
-def gaps(report: Report) -> list[tuple[str, str]]:
-    """What could not be measured, and why: name, reason."""
-    found: dict[tuple[str, str], None] = {}
-    for row in report["profiles"]:
-        for key, why in row["missing"].items():
-            found[key.removeprefix("stages_ms.").removesuffix("_mj").replace("_", " "), why] = None
-    return list(found)
-
-
 def _key(row: dict[str, Any]) -> tuple[str, str, str]:
     return row["model"], row["precision"], row["runtime"]
-
-
-def _range(temperature: dict[str, float] | None) -> str:
-    return NONE if temperature is None else " to ".join(number(temperature[end], 0) for end in ("start", "end"))

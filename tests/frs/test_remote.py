@@ -21,7 +21,9 @@ def test_what_cannot_be_a_host_is_refused(host: str) -> None:
         Remote(host)
 
 
-@pytest.mark.parametrize("host", ["jetson", "user@jetson.local", "a_user@10.0.0.7", "first.last+x@host-1", "fe80::1%eth0", "my_alias"])
+@pytest.mark.parametrize(
+    "host", ["jetson", "user@jetson.local", "a_user@10.0.0.7", "first.last+x@host-1", "fe80::1%eth0", "my_alias"]
+)
 def test_hosts(host: str) -> None:
     command = Remote(host).command("true")
     assert command[0] == "ssh"
