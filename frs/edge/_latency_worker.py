@@ -20,7 +20,7 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from frs.edge.image import letterbox, to_nchw
+from frs.edge.image import letterbox_batch
 from frs.edge.measured import Run
 from frs.edge.predictor import Session
 from frs.edge.sessions import open_session
@@ -84,12 +84,11 @@ class _Timed:
         chosen = [self.images[(self.done + i) % len(self.images)] for i in range(self.batch)]
         self.done += self.batch
         start = perf_counter_ns()
-        boxed = [letterbox(image, info.height, info.width) for image in chosen]
-        pixels = to_nchw([image for image, _ in boxed])
+        pixels, mappings = letterbox_batch(chosen, info.height, info.width)
         prepared = perf_counter_ns()
         (boxes, _, _, counts), split = self.session.run_split(pixels)
         inferred = perf_counter_ns()
-        for i, (_, mapping) in enumerate(boxed):
+        for i, mapping in enumerate(mappings):
             mapping.to_original(boxes[i, : counts[i]])
         finished = perf_counter_ns()
         return Run(

@@ -67,7 +67,7 @@ def profile_artifacts(
         [artifact for artifact in artifacts if artifact.runtime == runtime]
         for runtime in dict.fromkeys(artifact.runtime for artifact in artifacts)
     ]
-    asked = [(group, batch) for group in groups for batch in (batches or [None])]
+    asked = [(group, batch) for group in groups for batch in (batches or (None,))]
     measured: list[Measured] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -45,7 +45,7 @@ LAG_NS = 100_000_000
 """A reading tells of up to so long before its time stamp (`frs.edge.telemetry.power`): in a block's first 100 ms it is still
 its neighbour's."""
 
-Known = tuple[Any, str]
+Known = tuple[Any, str | None]
 """A value, or None and the reason."""
 
 
@@ -67,7 +67,6 @@ def profile_row(measured: Measured, beside: Beside) -> dict[str, Any]:
     latency = summarise([_milliseconds(block, "total") for block in measured.blocks])
     seconds = sum(block.end_ns - block.start_ns for block in measured.blocks) / 1e9
     on_gpu = artifact.runtime == "tensorrt"
-    missing: dict[str, str] = {}
     row: dict[str, Any] = {
         "model": artifact.model,
         "runtime": artifact.runtime,
@@ -86,7 +85,7 @@ def profile_row(measured: Measured, beside: Beside) -> dict[str, Any]:
         "peak_memory_mb": measured.peak_mb,
         "artifact_mb": round(artifact.path.stat().st_size / 1e6, 3),
     }
-    missing |= {
+    missing: dict[str, str | None] = {
         "threads": "a GPU runs it",
         "gpu_ms": "no GPU ran it",
         "stages_ms.copy_in": "nothing is copied to a device",
@@ -177,14 +176,15 @@ def _energy(measured: Measured, beside: Beside, on_gpu: bool) -> dict[str, Known
     if rail == GPU_BOARD and not on_gpu:
         rail, why = None, "the only power rail that is read is the GPU's, and the file ran on the CPU"
     if rail is None or beside.idle is None:
-        return dict.fromkeys(
-            ("energy_mj", "energy_rail", "power_idle_w"), (None, why or "the idle power was not measured")
-        )
+        unknown: Known = None, why or "the idle power was not measured"
+        return dict.fromkeys(("energy_mj", "energy_rail", "power_idle_w"), unknown)
     idle_mw, why = idle_power(beside.samples, beside.idle, rail)
     if idle_mw is None:
         return {"energy_mj": (None, why), "energy_rail": (rail, ""), "power_idle_w": (None, why)}
     inside = [[s.time_ns for s in beside.samples if start < s.time_ns <= end] for start, end in _windows(measured)]
-    windows = [(times[0], times[-1]) for times in inside if times]  # from sample to sample: beyond is the neighbour's
+    windows = [
+        (times[0], times[-1]) for times in inside if len(times) > 1
+    ]  # from sample to sample: beyond is the neighbour's
     above, why = energy(beside.samples, windows, idle_mw, rail)
     spent = None
     if above is not None:

@@ -16,9 +16,9 @@ def open_session(path: Path, *, threads: int | None = None) -> Session:
     threads: of an operator of ONNX Runtime, None takes every core. Raises ExportError for another suffix, and what the
     session's class raises.
     """
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         return OnnxRuntimeSession(path, threads=threads)
-    if path.suffix == ".plan":
+    if path.suffix.lower() == ".plan":
         return TensorRTSession(path)
     raise ExportError(
         f"{path}: the runtime of a file is known by its suffix; name an ONNX file, .onnx, or a TensorRT plan, .plan"

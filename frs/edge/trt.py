@@ -119,7 +119,8 @@ class _Execution:
     _context: Any
 
     def __init__(self, path: Path, plan: bytes, trt: Any, metadata: GraphMetadata, cuda_graph: bool) -> None:
-        self._path, self._wants_graph, self._chosen = path, cuda_graph, 0
+        self._path, self._wants_graph = path, cuda_graph
+        self._chosen: int | None = None
         self._runtime = self._engine = self._context = self.graph = None
         self.graph_error: str | None = None
         self._cuda = CudaStream()
@@ -184,7 +185,7 @@ class _Execution:
                 f"{self._path}: built for batches of {self.least} to {self.greatest}, got {n}; give it one of those, or "
                 "build it for others"
             )
-        self._chosen = 0  # until all is well
+        self._chosen = None  # until all is well
         self._drop_graph()
         shape = (n, *self._host["images"].shape[1:])
         self._made(self._context.set_input_shape("images", shape), f"take a batch of {n}")

@@ -8,9 +8,10 @@ A Jetson is read through `tegrastats` and sysfs, another machine's NVIDIA GPU th
 psutil. Nothing here raises because a machine cannot be read: the value is None, and the reason says why.
 """
 
-from frs.edge.telemetry.conditions import Conditions, conditions
+from frs.edge.telemetry.choose import sampler
+from frs.edge.telemetry.collect import Sampler
 from frs.edge.telemetry.power import energy, idle_power, pick_rail
 from frs.edge.telemetry.sample import Sample
-from frs.edge.telemetry.sampler import Sampler, sampler
+from frs.edge.telemetry.state import Conditions, conditions
 
 __all__ = ["Conditions", "Sample", "Sampler", "conditions", "energy", "idle_power", "pick_rail", "sampler"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from collections.abc import Callable
 from typing import Any
 
 from frs.edge.telemetry.machine import MachineSource
@@ -12,9 +11,9 @@ from frs.edge.telemetry.power import GPU_BOARD
 from frs.edge.telemetry.sample import Sample
 
 # Of the reasons for which NVML says that clocks are lower than asked: power, heat, and the power supply's brake. Not idling,
-# nor clocks that a user set. (nvmlClocksEventReasons in NVIDIA's NVML reference; the same bits bore "Throttle" before.)
+# nor clocks that a user set. (nvmlClocksEventReasons in NVIDIA's NVML reference; "Throttle" stood for "Event" before.)
 _SW_POWER_CAP, _HW_SLOWDOWN, _SW_THERMAL, _HW_THERMAL, _POWER_BRAKE = 0x4, 0x8, 0x20, 0x40, 0x80
-_THROTTLING = _SW_POWER_CAP | _HW_SLOWDOWN | _SW_THERMAL | _HW_THERMAL | _POWER_BRAKE
+THROTTLING = _SW_POWER_CAP | _HW_SLOWDOWN | _SW_THERMAL | _HW_THERMAL | _POWER_BRAKE
 
 
 def open_gpu() -> tuple[NvmlSource | None, str]:
@@ -28,18 +27,15 @@ def open_gpu() -> tuple[NvmlSource | None, str]:
     except nvml.NVMLError as error:
         return None, f"no NVIDIA GPU is seen here (NVML: {error})"
     try:
-        return NvmlSource(nvml, _handle(nvml)), ""
+        # NVML orders by PCI bus, CUDA by speed and CUDA_VISIBLE_DEVICES: only the bus address tells which is the one.
+        address = first_gpu_address()
+        if address is not None:
+            return NvmlSource(nvml, nvml.nvmlDeviceGetHandleByPciBusId(address.encode())), ""
+        why = "CUDA sees no GPU here"
     except nvml.NVMLError as error:
-        nvml.nvmlShutdown()
-        return None, f"NVML does not open the GPU: {error}"
-
-
-def _handle(nvml: Any) -> Any:
-    """NVML orders by PCI bus, CUDA by speed and CUDA_VISIBLE_DEVICES: only the bus address tells which is the one."""
-    address = first_gpu_address()
-    if address is None:
-        return nvml.nvmlDeviceGetHandleByIndex(0)
-    return nvml.nvmlDeviceGetHandleByPciBusId(address.encode())
+        why = f"NVML does not open the GPU: {error}"
+    nvml.nvmlShutdown()
+    return None, why
 
 
 def first_gpu_address(driver: Any = None) -> str | None:
@@ -57,50 +53,61 @@ def first_gpu_address(driver: Any = None) -> str | None:
 
 
 class NvmlSource:
-    """The GPU's power, temperature, load, clock, memory and throttling, and psutil's of the CPU."""
+    """The GPU's power, temperature, load, clock, memory and throttling, and psutil's readings of the CPU."""
 
     name = "nvml"
 
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml, self._handle = nvml, handle
-        self._rest = MachineSource(without_gpu="")
-        self.missing = {"cpu_load": self._rest.missing.get("cpu_load", "psutil gave none")}
-        self._reasons = _either(
-            nvml, "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"
-        )
-        self._temperature = _either(nvml, "nvmlDeviceGetTemperature", "nvmlDeviceGetTemperatureV")
+        self._machine = MachineSource(without_gpu="")
+        self.missing = {"cpu_load": self._machine.missing.get("cpu_load", "psutil gave none")}
 
     def read(self, time_ns: int) -> Sample:
-        nvml = self._nvml
-        power = self._ask("power_mw", nvml.nvmlDeviceGetPowerUsage)
-        temperature = self._ask("temperature_c", self._temperature, nvml.NVML_TEMPERATURE_GPU)
-        load = self._ask("gpu_load", nvml.nvmlDeviceGetUtilizationRates)
-        memory = self._ask("memory_used_mb", nvml.nvmlDeviceGetMemoryInfo)
-        clock = self._ask("clocks_mhz", nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM)
-        reasons = self._ask("throttled", self._reasons)
-        rest = self._rest.read(time_ns)
+        # Some functions have two names: newer drivers drop the one, older ones lack the other.
+        temperature = self._ask(
+            "temperature_c",
+            ("nvmlDeviceGetTemperature", "nvmlDeviceGetTemperatureV"),
+            self._nvml.NVML_TEMPERATURE_GPU,
+        )
+        reasons = self._ask(
+            "throttled",
+            ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"),
+        )
+        power = self._power()
+        load = self._ask("gpu_load", ("nvmlDeviceGetUtilizationRates",))
+        memory = self._ask("memory_used_mb", ("nvmlDeviceGetMemoryInfo",))
+        clock = self._ask("clocks_mhz", ("nvmlDeviceGetClockInfo",), self._nvml.NVML_CLOCK_SM)
+        machine = self._machine.read(time_ns)
         return Sample(
             time_ns,
             power_mw={} if power is None else {GPU_BOARD: float(power)},
-            temperature_c={**rest.temperature_c, **({} if temperature is None else {"gpu": float(temperature)})},
-            cpu_load=rest.cpu_load,
+            temperature_c={**machine.temperature_c, **({} if temperature is None else {"gpu": float(temperature)})},
+            cpu_load=machine.cpu_load,
             gpu_load=None if load is None else float(load.gpu),
             memory_used_mb=None if memory is None else memory.used / 1e6,
-            clocks_mhz={**rest.clocks_mhz, **({} if clock is None else {"gpu": float(clock)})},
-            throttled=None if reasons is None else bool(reasons & _THROTTLING),
+            clocks_mhz={**machine.clocks_mhz, **({} if clock is None else {"gpu": float(clock)})},
+            throttled=None if reasons is None else bool(reasons & THROTTLING),
         )
 
     def close(self) -> None:
         self._nvml.nvmlShutdown()
 
-    def _ask(self, field: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return function(self._handle, *arguments)
-        except self._nvml.NVMLError as error:  # often "Not Supported": GPUs differ in what they report
-            self.missing[field] = f"NVML: {error}"
-            return None
+    def _power(self) -> int | None:
+        """Milliwatts. The momentary value where the driver has one: from Ampere on (but for GA100) nvmlDeviceGetPowerUsage is
+        the mean of the last second, which would smear one block over the next."""
+        fields = self._ask("power_mw", ("nvmlDeviceGetFieldValues",), [self._nvml.NVML_FI_DEV_POWER_INSTANT])
+        if fields is not None and fields[0].nvmlReturn == self._nvml.NVML_SUCCESS:
+            return int(fields[0].value.uiVal)
+        usage = self._ask("power_mw", ("nvmlDeviceGetPowerUsage",))
+        return None if usage is None else int(usage)
 
-
-def _either(nvml: Any, name: str, other: str) -> Any:
-    """NVML renames its functions: the first of the two that this release of nvidia-ml-py has."""
-    return getattr(nvml, name, None) or getattr(nvml, other)
+    def _ask(self, field: str, names: tuple[str, ...], *arguments: Any) -> Any:
+        """What the first of these functions that works answers; None where none does, which `missing` then explains."""
+        for name in names:
+            try:
+                return getattr(self._nvml, name)(self._handle, *arguments)
+            except AttributeError:
+                self.missing[field] = f"this nvidia-ml-py has no {name}"
+            except self._nvml.NVMLError as error:  # often "Not Supported": GPUs differ in what they report
+                self.missing[field] = f"{name}: {error}"
+        return None

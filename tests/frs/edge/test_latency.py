@@ -14,6 +14,7 @@ from PIL import Image
 from frs.edge import latency
 from frs.edge.latency import Artifact, profile_artifacts
 from frs.edge.measured import Measured
+from frs.edge.profile_row import Beside, profile_row
 from frs.edge.telemetry import Sample, Sampler
 from frs.errors import ExportError
 from frs.export.onnx import export_onnx
@@ -64,11 +65,10 @@ def images(tmp_path: Path) -> list[Path]:
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[Measured]:
     """What the processes told, filled by `profile_artifacts`."""
     seen: list[Measured] = []
-    row = latency.profile_row
 
-    def remember(each: Measured, beside: Any) -> dict[str, Any]:
+    def remember(each: Measured, beside: Beside) -> dict[str, Any]:
         seen.append(each)
-        return row(each, beside)
+        return profile_row(each, beside)
 
     monkeypatch.setattr(latency, "profile_row", remember)
     return seen

@@ -12,8 +12,6 @@ from frs.edge.telemetry.process import TegrastatsSampler
 from frs.edge.telemetry.sysfs import is_jetson
 from frs.edge.telemetry.throttling import JetsonThrottling
 
-__all__ = ["Sampler", "sampler"]
-
 
 def sampler(interval_s: float = 0.1, root: Path = Path("/")) -> Sampler:
     """A context manager that samples while it is open: `tegrastats` where there is one, else NVML, else psutil.

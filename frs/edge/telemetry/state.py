@@ -13,6 +13,7 @@ from frs.edge.machine import cpu_model, find_gpu
 from frs.edge.telemetry.sysfs import is_jetson, read, read_int
 
 LOCKED, NOT_LOCKED = "locked", "not locked"
+_NVPMODEL_S = 5
 
 # NVIDIA's Jetson documentation archive (docs.nvidia.com/jetson/archives); other releases are given by their number alone.
 _JETPACK = {
@@ -82,7 +83,7 @@ def _power_mode() -> tuple[str | None, str]:
     if program is None:
         return None, "nvpmodel is not on PATH: this machine has no named power modes, or this is a container"
     try:
-        result = subprocess.run([program, "-q"], stdin=subprocess.DEVNULL, capture_output=True, timeout=5)
+        result = subprocess.run([program, "-q"], stdin=subprocess.DEVNULL, capture_output=True, timeout=_NVPMODEL_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         return None, f"nvpmodel -q failed: {error}"
     said = (result.stdout + result.stderr).decode(errors="replace")
