@@ -17,14 +17,14 @@ from statistics import fmean
 
 from frs.edge.telemetry.sample import Sample
 
-_BEGINNING = re.compile(r"(\d\d-\d\d-\d{4} \d\d:\d\d:\d\d )?RAM ")
-_MEMORY = re.compile(r"(\d+)/\d+MB")
-_CORE = re.compile(r"(\d{1,3})%@(\d+)|off")
-_GPU = re.compile(r"(?:(\d{1,3})%)?(?:@(\d+)|@\[(\d+(?:,\d+)*)\])?")
-_EMC = re.compile(r"(?:\d{1,3}%)?@(\d+)")
-_RAIL = re.compile(r"[A-Z][A-Z0-9_]*")
-_POWER = re.compile(r"(-?\d+)mW(?:/-?\d+mW){0,2}")  # now, average[, peak]
-_TEMPERATURE = re.compile(r"(\w+)@(-?\d+(?:\.\d+)?)C(?:/-?\d+(?:\.\d+)?C)?")
+_BEGINNING = re.compile(r"(\d\d-\d\d-\d{4} \d\d:\d\d:\d\d )?RAM ", re.ASCII)
+_MEMORY = re.compile(r"(\d+)/\d+MB", re.ASCII)
+_CORE = re.compile(r"(\d{1,3})%@(\d+)|off", re.ASCII)
+_GPU = re.compile(r"(?:(\d{1,3})%)?(?:@(\d+)|@\[(\d+(?:,\d+)*)\])?", re.ASCII)
+_EMC = re.compile(r"(?:\d{1,3}%)?@(\d+)", re.ASCII)
+_RAIL = re.compile(r"[A-Z][A-Z0-9_]*", re.ASCII)
+_POWER = re.compile(r"(-?\d+)mW(?:/-?\d+mW){0,2}", re.ASCII)  # now, average[, peak]
+_TEMPERATURE = re.compile(r"(\w+)@(-?\d+(?:\.\d+)?)C(?:/-?\d+(?:\.\d+)?C)?", re.ASCII)
 
 _MIB = 1.048576  # tegrastats writes MB for 2^20 bytes: 125772MB is /proc/meminfo's total of a board of 128 GB
 _OFF_C = -200  # a sensor whose block is powered down answers -256 C
