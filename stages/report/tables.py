@@ -222,7 +222,7 @@ def _weights_and_graphs(report: Report) -> Iterable[tuple[str, ...]]:
 def _engines(report: Report) -> Iterable[tuple[str, ...]]:
     graphs = {(file["model"], file["kind"]): PurePath(file["file"]) for file in report["files"]}
     for engine in report["engines"]:
-        proven = PROVEN[engine["proven"]]
+        proven = "no engine" if engine["proven"] is None else PROVEN[engine["proven"]]
         if engine["builder"]:
             proven += f" ({engine['builder']} {engine['version']}, {engine['target']})"
         if engine["message"]:

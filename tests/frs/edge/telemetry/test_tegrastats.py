@@ -143,6 +143,12 @@ def test_words_in_any_order_are_read_without_an_error(words: list[str]) -> None:
         assert value in (1 * 1.048576, 1, 729, 5)
 
 
+def test_numbers_of_thousands_of_digits() -> None:
+    n = "9" * 5000
+    line = f"RAM {n}/{n}MB CPU [{n}%@{n}] EMC_FREQ {n}%@{n} GR3D_FREQ {n}%@[{n}] tj@{n}C VDD_IN {n}mW\n"
+    assert parse_line(line, 0) == Sample(0)
+
+
 def test_digits_of_other_scripts_are_no_digits() -> None:
     assert parse_line("RAM \u0663/\u0664MB VDD_IN \u0665mW tj@\u0666C\n", 0) == Sample(0)
 
