@@ -48,7 +48,7 @@ def report(**changes: Any) -> dict[str, Any]:
         "engines": [
             {
                 "model": "student", "precision": "fp32", "builder": None, "version": None, "target": None, "size_mb": None,
-                "proven": "failed", "message": "no <b>builder</b>\nhere", "plan_sha256": None,
+                "proven": None, "message": "no <b>builder</b>\nhere", "plan_sha256": None,
             }
         ],
         "gates": [{"name": "gain", "limit": 1.0, "value": None, "passed": False, "measured_on": 3}],

@@ -66,7 +66,7 @@ def test_every_table_is_rectangular() -> None:
 def test_what_was_not_measured_is_a_dash() -> None:
     text = markdown(report(), NO_PICTURES)
     assert "| gain | 1 | – | 3 images | no |" in text
-    assert "| student.plan | not built: no &lt;b&gt;builder&lt;/b&gt; here | – | – |" in text
+    assert "| student.plan | no engine: no &lt;b&gt;builder&lt;/b&gt; here | – | – |" in text
 
 
 def test_why_a_latency_should_not_be_quoted_stands_under_the_table_once() -> None:
