@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PANEL = 480
 """Longest side of a photograph in the page, in pixels."""
-_TABLES = ("models", "class", "accuracy", "latency", "files", "gates", "data")
+_TABLES = ("models", "class", "accuracy", "latency", "memory", "files", "gates", "data")
 _TONES = {"helped": "good", "hurt": "bad"}
 
 
@@ -50,6 +50,8 @@ def page(report: Report, pictures: Pictures, config: str) -> str:
         charts={name: Markup(svg) for name, svg in charts(report).items()},
         taught=tables.taught(report),
         tables={name: getattr(tables, f"{name}_table")(report) for name in _TABLES},
+        timed=tables.timed(report),
+        cautions=tables.cautions(report),
         not_measured=tables.not_measured(report),
         environment=list(tables.environment(report)),
         colours={name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in COLOURS.items()},
