@@ -91,7 +91,7 @@ def _maps(
     drawn = []
     for number, image in enumerate(_spread(data.images, context.config.report.pictures), start=1):
         pixels = data.load(image)
-        canvas, factor = _resized(pixels)
+        canvas, factor = resized(pixels)
         truth = image.boxes[~image.crowd]
         richness = _richness(context, teacher, pixels, canvas.shape[:2])
         highest = float(richness.max())
@@ -137,7 +137,7 @@ def _contrasts(
 ) -> tuple[Picture, ...]:
     drawn = []
     for number, image in enumerate(images, start=1):
-        canvas, factor = _resized(data.load(image))
+        canvas, factor = resized(data.load(image))
         panels = tuple(_panel(m, canvas, factor, matches[m][image.id], thresholds[m]) for m in ("control", "student"))
         drawn.append(
             Picture(f"pictures/{kind}-{number}.png", image.file_name, _change(image, matches, thresholds), panels)
@@ -170,7 +170,7 @@ def _panel(
     return f"{model}: {tally.found} found, {tally.missed} missed, {tally.false} false", picture
 
 
-def _resized(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], float]:
+def resized(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], float]:
     """The photograph, enlarged by a whole factor where it is small, reduced where it is large; and the factor."""
     import numpy as np
     from PIL import Image
