@@ -56,6 +56,24 @@ class QuantizeConfig(Section):
         ("student",), min_length=1, description="what is quantised"
     )
     images: int = Field(200, ge=1, description="training images on which the ranges of the activations are measured")
+    holdout: int = Field(
+        100,
+        ge=1,
+        description="other training images, on which the AP that int8 costs is measured: for the sensitivity report and for "
+        "the fall-back within `gates.int8_max_drop`. Where there are too few for both, they are divided in proportion",
+    )
+    sensitivity: Literal["auto", "AP", "sqnr"] = Field(
+        "auto",
+        description="how the layers are ranked. AP: of the held-out images, with one group of layers quantised at a time; "
+        "sqnr: by each layer's noise alone, which takes seconds; auto: AP unless it would take more than five minutes",
+    )
+    keep_first: bool = Field(False, description="leave the layers that see the image in higher precision")
+    keep_last: bool = Field(False, description="leave the layers whose answers are decoded in higher precision")
+    keep: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (),
+        description="names of further layers to leave in higher precision, as sensitivity.json has them, with `*` for any "
+        "part: [backbone.body.layer1.*, class_output]",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> QuantizeConfig:
