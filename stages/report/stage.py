@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
@@ -86,7 +87,7 @@ def _report(context: Context) -> dict[str, Any]:
     parity, engines = (read_json(context.inputs[label]) for label in ("parity", "engines"))
     quantization = _quantization(context)
     gain = scored["gain"]
-    described = {model: _describe(context, model) for model in models(config)}
+    described = {model: describe(context.inputs[model], config) for model in models(config)}
     return {
         "schema": 1,
         "name": config.name,
@@ -100,8 +101,8 @@ def _report(context: Context) -> dict[str, Any]:
             "packages": {name: version for name in PACKAGES if (version := version_of(name))},
         },
         "data": {split: _data(context, split) for split in ("train", "val")},
-        "classes": described["teacher"].pop("classes"),
-        "models": {model: {k: v for k, v in facts.items() if k != "classes"} for model, facts in described.items()},
+        "classes": described["teacher"][1],
+        "models": {model: facts for model, (facts, _) in described.items()},
         "distillation": {
             **read_json(context.inputs["distillation"]),
             "gain_AP": gain["difference"] if gain else None,
@@ -148,19 +149,19 @@ def _file(context: Context, label: str, model: str, kind: str) -> dict[str, Any]
     return {"model": model, "kind": kind, "file": path.name, "bytes": size, "sha256": sha256}
 
 
-def _describe(context: Context, model: str) -> dict[str, Any]:
+def describe(weights: Path, config: Config) -> tuple[dict[str, Any], list[str]]:
+    """An entry of the report's `models`, and the names of the classes."""
     from frs.detectors import load_detector, multiply_accumulates, parameter_count
 
-    detector = load_detector(context.inputs[model]).eval()
-    detector.proposals = context.config.export.proposals
-    size = context.config.input
-    return {
+    detector = load_detector(weights).eval()
+    detector.proposals = config.export.proposals
+    facts = {
         "detector": detector.spec.family,
         "backbone": detector.spec.backbone,
         "params": parameter_count(detector),
-        "macs": multiply_accumulates(detector, (size.height, size.width)),
-        "classes": list(detector.spec.classes),
+        "macs": multiply_accumulates(detector, (config.input.height, config.input.width)),
     }
+    return facts, list(detector.spec.classes)
 
 
 def _now() -> str:

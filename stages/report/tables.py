@@ -12,7 +12,7 @@ from stages.report.summary import COLUMNS, NONE, Report, accuracy, number, resiz
 APS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _ROW = ("model", "runtime", "precision", "decode")
 _RUNTIMES = {"torch": "torch", "onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
-_PROVEN = {
+PROVEN = {
     "failed": "not built",
     "planned": "planned: NVIDIA's compiler built it, nothing ran it",
     "deserialised": "deserialised: a GPU took it, nothing ran it",
@@ -206,7 +206,7 @@ def _weights_and_graphs(report: Report) -> Iterable[tuple[str, ...]]:
 def _engines(report: Report) -> Iterable[tuple[str, ...]]:
     graphs = {(file["model"], file["kind"]): PurePath(file["file"]) for file in report["files"]}
     for engine in report["engines"]:
-        proven = _PROVEN[engine["proven"]]
+        proven = PROVEN[engine["proven"]]
         if engine["builder"]:
             proven += f" ({engine['builder']} {engine['version']}, {engine['target']})"
         if engine["message"]:
