@@ -131,7 +131,9 @@ class GatesConfig(Section):
         description="floating-point files: part of the boxes without a counterpart in torch's, each weighted by how far its "
         "score is above the threshold",
     )
-    parity_score: Fraction | None = Field(0.01, description="floating-point files: difference of a score, 95th percentile")
+    parity_score: Fraction | None = Field(
+        0.01, description="floating-point files: difference of a score, 95th percentile"
+    )
     parity_iou: Fraction | None = Field(
         0.95, description="floating-point files: least overlap (IoU) of a box with its counterpart, 5th percentile"
     )

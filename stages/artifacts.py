@@ -94,7 +94,9 @@ def plan_inputs(config: Config) -> dict[str, str]:
     files = [file for file in onnx_files(config) if file.for_tensorrt]
     return {
         **{f"{file.label}_plan": f"engine/{file.label}" for file in files},
-        **{f"{file.label}_sidecar": f"engine/{file.label}_sidecar" for file in files},  # a session reads it beside the plan
+        **{
+            f"{file.label}_sidecar": f"engine/{file.label}_sidecar" for file in files
+        },  # a session reads it beside the plan
         "engines": "engine/engines",
     }
 

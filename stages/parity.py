@@ -66,7 +66,8 @@ def _run(context: Context) -> Metrics:
         measured, shown = summarise(list(compared.values())), worst(compared, WORST)
         metrics[artifact.label] = {**asdict(measured), "worst": [names[image] for image in shown]}
         kept[artifact.label] = [
-            {"image_id": image, "torch": _of_image(reference, image), "file": _of_image(found, image)} for image in shown
+            {"image_id": image, "torch": _of_image(reference, image), "file": _of_image(found, image)}
+            for image in shown
         ]
         context.progress.log(
             f"{artifact.name}: {measured.boxes} boxes compared with torch, {measured.unmatched:.2%} without a counterpart"
@@ -84,9 +85,7 @@ def _torch(context: Context, model: str, images: CocoDataset) -> list[Row]:
     return predict_split(context, predictor, context.config.export.batch or PARITY_BATCH, sample=images)
 
 
-def _compared(
-    context: Context, images: CocoDataset, torch: Sequence[Row], found: Sequence[Row]
-) -> dict[int, Compared]:
+def _compared(context: Context, images: CocoDataset, torch: Sequence[Row], found: Sequence[Row]) -> dict[int, Compared]:
     """Image id -> how it compares."""
     from frs.evaluation.parity import by_image, compare
 

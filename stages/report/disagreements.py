@@ -45,9 +45,7 @@ def draw_disagreements(
     return drawn
 
 
-def _pictures(
-    context: Context, label: str, shown: Sequence[Mapping[str, Any]], threshold: float
-) -> Iterable[Picture]:
+def _pictures(context: Context, label: str, shown: Sequence[Mapping[str, Any]], threshold: float) -> Iterable[Picture]:
     from frs.evaluation.parity import by_image, compare
 
     data = dataset(context, "val")

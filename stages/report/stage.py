@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +70,18 @@ def _run(context: Context) -> Metrics:
     report = _report(context)
     context.outputs["pictures"].mkdir(exist_ok=True)
     pictures = draw_pictures(context)
-    disagreements = draw_disagreements(context, report["gates"], pictures.thresholds)
+    pictures = replace(pictures, disagreements=draw_disagreements(context, report["gates"], pictures.thresholds))
     write_json(context.outputs["report"], report)
     for label, text in (
-        ("text", markdown(report, pictures, disagreements)),
-        ("page", page(report, pictures, disagreements, context.config.to_yaml())),
+        ("text", markdown(report, pictures)),
+        ("page", page(report, pictures, context.config.to_yaml())),
     ):
         # A path in it need not be UTF-8.
         context.outputs[label].write_text(text, encoding="utf-8", errors="backslashreplace")
-    return {"verdict": report["distillation"]["verdict"], "failed_gates": failures(report["gates"], worst_images(report))}
+    return {
+        "verdict": report["distillation"]["verdict"],
+        "failed_gates": failures(report["gates"], worst_images(report)),
+    }
 
 
 def _report(context: Context) -> dict[str, Any]:
@@ -127,8 +132,15 @@ def _quantization(context: Context) -> dict[str, Any]:
     """Label of each int8 file -> what it keeps and loses on held-out images, and what its layers cost, group by group."""
     made, sensitivity = (read_json(context.inputs[label]) for label in ("quantization", "sensitivity"))
     for label, found in sensitivity.items():
-        made[label]["sensitivity"] = {key: value for key, value in found.items() if key != "layers"}
+        groups = [{**group, "sqnr_db": _noisiest(found["layers"], group["name"])} for group in found["groups"]]
+        made[label]["sensitivity"] = {**{key: found[key] for key in ("measured_on", "by", "why")}, "groups": groups}
     return dict(made)
+
+
+def _noisiest(layers: Sequence[Mapping[str, Any]], group: str) -> float | None:
+    """The lowest signal-to-quantisation-noise ratio of a group's layers, dB; None where nothing adds noise."""
+    ratios = [layer["sqnr_db"] for layer in layers if layer["group"] == group and layer["sqnr_db"] is not None]
+    return min(ratios, default=None)
 
 
 def _data(context: Context, split: str) -> dict[str, Any]:
