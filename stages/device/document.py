@@ -95,7 +95,7 @@ def _judged(
     gates: GatesConfig,
 ) -> Iterator[dict[str, Any]]:
     """A file that could not be scored has not passed: nothing was shown."""
-    from stages.report.gates import judge
+    from stages.report.gates import ap_limit, judge
 
     artifacts = [*found.rows, *(artifact for artifact in found.failures if artifact not in found.rows)]
     parity = {
@@ -105,21 +105,22 @@ def _judged(
         for artifact in artifacts
     }
     yield from judge(gates.model_copy(update={"min_gain": None}), parity, {"accuracy": accuracy}, ())
-    if gates.ap_drop is None:
-        return
     for artifact in artifacts:
+        limit = ap_limit(gates, _label(artifact))
+        if limit is None:
+            continue
         torch, here = reference.accuracy[artifact.model]["AP"], found.accuracy.get(artifact, {}).get("AP")
         drop = None if torch is None or here is None else round(torch - here, 4)
         yield {
             "name": f"ap_drop.{_label(artifact)}",
-            "limit": gates.ap_drop,
+            "limit": limit,
             "value": drop,
-            "passed": drop is not None and drop <= gates.ap_drop,
+            "passed": drop is not None and drop <= limit,
             "measured_on": 0 if here is None else len(reference.data.images),
         }
 
 
-_NOTHING: dict[str, Any] = {"boxes": 0, "unmatched": None, "score_p95": None, "box_p95": None}
+_NOTHING: dict[str, Any] = {"boxes": 0}
 
 
 def _label(artifact: Artifact) -> str:
