@@ -12,17 +12,15 @@ from frs.edge.bundle import Bundle, Member
 from frs.errors import FrsError
 from pipeline.deployment import EngineConfig, ProfileConfig
 from pipeline.stage import Progress
-from stages.artifacts import SUFFIXES, OnnxFile
+from stages.artifacts import RUNS_HERE, SUFFIXES, OnnxFile
 from stages.device.work import Work
 from stages.report.summary import number
+from stages.report.tables import RUNTIMES
 
 if TYPE_CHECKING:
     from frs.edge.measured import Artifact
     from frs.evaluation import Row
 
-RUNTIMES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
-RUNS_HERE = ("deserialised", "executed")
-"""How far an engine is proven that this machine's GPU takes."""
 _PROBE_RUNS = 20
 
 

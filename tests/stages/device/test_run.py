@@ -64,7 +64,7 @@ def test_device_json_keeps_its_schema(measured: tuple[Path, str], small: Path) -
     found = document(measured[0])
     assert set(found) == {
         "schema", "kind", "name", "device", "created", "bundle_sha256", "environment", "classes", "models", "data", "files",
-        "accuracy", "profiles", "engines", "gates", "notes",
+        "accuracy", "profiles", "engines", "parity", "gates", "notes",
     }  # fmt: skip
     assert (found["schema"], found["kind"], found["name"]) == (1, "device", "small")
     assert found["bundle_sha256"] == hashlib.sha256(small.read_bytes()).hexdigest()
