@@ -167,9 +167,9 @@ def _figures(profile: dict[str, Any]) -> Figures:
     return Figures(
         p50=_number(latency["p50"]),
         p99=_number(latency["p99"]),
-        memory=_number(profile["peak_memory_mb"]),
+        memory=_number(profile.get("peak_memory_mb")),
         gpu_memory=_number(profile.get("device_memory_mb")),
-        energy=_number(profile["energy_mj"]),
+        energy=_number(profile.get("energy_mj")),
         doubtful=bool(profile.get("warnings")),
     )
 
