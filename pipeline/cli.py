@@ -317,7 +317,7 @@ def report(runs: tuple[str, ...], runs_dir: Path) -> None:
     "--score", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="Leave out boxes below this."
 )
 def predict(artifact: Path, images: tuple[Path, ...], out: Path, score: float) -> None:
-    """Detect objects in images with an exported ARTIFACT: prints JSON, draws the boxes.
+    """Detect objects in images with an exported ARTIFACT, an ONNX file or a TensorRT plan: prints JSON, draws the boxes.
 
     IMAGE may be a folder of images too.
     """

@@ -189,6 +189,13 @@ class Config(Section):
                 f"validation.resize is {scored}, but student.train.resize is {trained}, at which the gain is measured; set "
                 "validation.resize: both"
             )
+        fixed = self.export.batch
+        for batch in self.profile.batches or ():
+            if fixed not in (None, batch):
+                raise ValueError(
+                    f"profile.batches has {batch}, but export.batch is {fixed}, and the files take no other; set export.batch: "
+                    "null, which leaves it open, or leave profile.batches out"
+                )
         for precision in self.quantize.precisions or ():
             if MADE_OF[precision] not in self.export.precisions:
                 raise ValueError(

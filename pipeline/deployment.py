@@ -74,12 +74,23 @@ class EngineConfig(Section):
 
 
 class ProfileConfig(Section):
-    """Latency and memory of each exported file, in a process of its own, teacher and student in turn."""
+    """Latency, memory and energy of each exported file, in a process of its own, teacher and student in turn."""
 
-    runs: int = Field(200, ge=20, description="timed runs of each artifact")
-    warmup: int = Field(20, ge=1, description="runs before them that are not timed")
+    runs: int = Field(200, ge=20, description="each artifact is timed at least so often")
+    seconds: float = Field(3.0, ge=0, le=3600, description="and at least so long")
+    batches: tuple[Annotated[int, Field(ge=1, le=256)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="images of a call, each timed apart; null: `export.batch`, or 1 where that is null",
+    )
     images: int = Field(8, ge=1, description="validation images that are cycled through")
     threads: int | None = Field(None, ge=1, description="of ONNX Runtime; null: as `runtime.threads`")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ProfileConfig:
+        if self.batches is not None and len(set(self.batches)) < len(self.batches):
+            raise ValueError(f"batches names one twice: {list(self.batches)}")
+        return self
 
 
 class BundleConfig(Section):

@@ -73,12 +73,16 @@ def device_run(bundle: Path, out: Path, attended: bool) -> None:
     says so.
     """
     from frs.interrupts import end_unattended
-    from stages.device import run_device
+    from stages.device.run import conclude, run_device
+    from stages.device.table import device_table
 
     if attended:
         end_unattended()
-    with open_console() as console, console.working("device"):
-        run_device(bundle, out, console)
+    with open_console() as console:
+        with console.working("device"):
+            document = run_device(bundle, out, console)
+        console.show(device_table(document, out))
+    conclude(document, out)
 
 
 @device.command("info")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import Config
-from pipeline.errors import StoreError
+from pipeline.errors import ConfigError, StoreError
 from pipeline.hashing import Hasher
 from pipeline.loading import load_config
 from pipeline.manifest import Manifest
@@ -45,7 +45,12 @@ def finished_run(folder: Path, graph: Callable[[Config], Sequence[Stage]], until
 
     Raises StoreError where a stage has not run, or has run for another configuration or on other inputs than the run has now.
     """
-    config = load_config(folder / "config.yaml")
+    try:
+        config = load_config(folder / "config.yaml")
+    except ConfigError as error:
+        raise StoreError(
+            f"{error}\n  {folder} was made by another version, or edited; give the run's command again."
+        ) from None
     manifest = Manifest.load(folder)
     records = manifest.stages if manifest else {}
     outputs: dict[str, Path] = {}

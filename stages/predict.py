@@ -28,7 +28,7 @@ def run_predict(artifact: Path, images: Sequence[Path], out: Path, score: float)
 
     from frs.edge.draw import draw_boxes
     from frs.edge.image import letterbox, load_image, to_nchw
-    from frs.edge.ort import OnnxRuntimeSession
+    from frs.edge.sessions import open_session
 
     found_images = list(_images(images))
     targets = _targets(found_images, out)
@@ -36,7 +36,7 @@ def run_predict(artifact: Path, images: Sequence[Path], out: Path, score: float)
     for target in targets:
         if target.resolve() in given or (target.exists() and not _is_drawing(target)):
             raise DataError(f"--out {out}: a drawing would replace the image {target}; choose another folder")
-    session = OnnxRuntimeSession(artifact)
+    session = open_session(artifact)
     info = session.info
     out.mkdir(parents=True, exist_ok=True)
     for path, target in zip(found_images, targets, strict=True):

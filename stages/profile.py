@@ -1,23 +1,36 @@
-"""profile: latency and memory of every exported file, teacher and student in turn, each in a process of its own."""
+"""profile: latency, memory and energy of every file that runs here, in turn, each in a process of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
 from pipeline.stage import Context, Metrics, Stage
 from stages.artifacts import onnx_files, onnx_inputs
-from stages.common import VAL_INPUTS, dataset, version_of, write_json
+from stages.common import VAL_INPUTS, dataset, read_json, version_of, write_json
+
+if TYPE_CHECKING:
+    from frs.edge.measured import Artifact
+
+RUNS_HERE = ("deserialised", "executed")
+"""How far an engine is proven that this machine's GPU takes."""
 
 
 def stage(config: Config) -> Stage:
+    plans = [file.label for file in onnx_files(config) if file.for_tensorrt]
     return Stage(
         name="profile",
-        inputs={**VAL_INPUTS, **onnx_inputs(config)},
+        inputs={
+            **VAL_INPUTS,
+            **onnx_inputs(config),
+            **{f"{label}_plan": f"engine/{label}" for label in plans},
+            **{f"{label}_sidecar": f"engine/{label}_sidecar" for label in plans},  # a session reads it beside the plan
+            "engines": "engine/engines",
+        },
         outputs={"profiles": "profiles.json"},
         reads=("profile", "input", "export.batch"),
-        version=1,
+        version=2,
         run=_run,
         facts=_facts,
     )
@@ -28,6 +41,7 @@ def _facts(config: Config) -> Mapping[str, Any]:
 
     return {
         "onnxruntime": version_of("onnxruntime", "onnxruntime-gpu"),
+        "tensorrt": version_of("tensorrt", "tensorrt-rtx", "tensorrt_rtx"),
         "threads": threads(config),
         **describe_machine(),
     }
@@ -41,21 +55,33 @@ def threads(config: Config) -> int:
 
 
 def _run(context: Context) -> Metrics:
-    from frs.edge.latency import Artifact, profile_artifacts
+    from frs.edge.latency import profile_artifacts
 
     config = context.config.profile
     data = dataset(context, "val").first(config.images)
     profiles = profile_artifacts(
-        [
-            Artifact(file.model, file.precision, "onnxruntime", context.inputs[file.label])
-            for file in onnx_files(context.config)
-        ],
+        list(_artifacts(context)),
         [data.path(image) for image in data.images],
         runs=config.runs,
-        warmup=config.warmup,
+        seconds=config.seconds,
         threads=threads(context.config),
-        batch=context.config.export.batch or 1,
+        batches=config.batches,
         progress=context.progress.update,
     )
     write_json(context.outputs["profiles"], profiles)
+    for said in dict.fromkeys(warning for row in profiles for warning in row["warnings"]):
+        context.progress.log(said)
     return {"profiles": profiles}
+
+
+def _artifacts(context: Context) -> Iterator[Artifact]:
+    """Every ONNX file, and of the engines those that this machine's GPU takes."""
+    from frs.edge.measured import Artifact
+
+    files = onnx_files(context.config)
+    for file in files:
+        yield Artifact(file.model, file.precision, "onnxruntime", context.inputs[file.label])
+    proven = {(row["model"], row["precision"]): row["proven"] for row in read_json(context.inputs["engines"])}
+    for file in files:
+        if proven.get((file.model, file.precision)) in RUNS_HERE:
+            yield Artifact(file.model, file.precision, "tensorrt", context.inputs[f"{file.label}_plan"])

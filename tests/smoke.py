@@ -97,7 +97,7 @@ def run(recipe: str, data: dict[str, Any], folder: Path) -> subprocess.Completed
         "distill.warmup_steps": 2,
         "export.score_threshold": 0.0,
         "export.candidates": 300,
-        "profile": {"runs": 20, "warmup": 1},
+        "profile": {"runs": 20, "seconds": 0},
         "validation.short_side": 160,
         "validation.long_side": 224,
     }

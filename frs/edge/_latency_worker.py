@@ -1,83 +1,130 @@
-"""The process in which one artifact is timed; `frs.edge.latency` starts it and says when to run.
+"""The process in which one artifact is timed; `frs.edge.latency` starts it and says when to do what.
 
-The first line opens the session: {"runtime", "path", "threads", "batch", "images", "warmup"}. After it {"run": n} answers
-with the nanoseconds of each run's stages, {"peak": true} with the peak memory.
+A line of JSON asks, a line of JSON answers. The first describes the work: {"runtime", "path", "threads", "batch", "images"}.
+After it {"do": "open"} opens the session and answers once, {"do": "warm up"} runs until the times are stable, {"do": "block",
+"runs": n, "seconds": s} answers with the nanoseconds of each run's parts, {"do": "memory"} with what was held at most.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
-from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from time import perf_counter_ns
+from time import perf_counter_ns, process_time_ns
 from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
 
-from frs.edge.image import letterbox, to_nchw
-from frs.edge.latency import BLOCK_WARMUP
+from frs.edge.image import letterbox_batch
+from frs.edge.measured import Run
+from frs.edge.predictor import Session
+from frs.edge.sessions import open_session
+from frs.edge.sidecar import Sidecar
+from frs.edge.timing import warm_up
+from frs.edge.trt import LIBRARIES
 from frs.errors import ExportError, FrsError
 
-Timings = list[list[int]]
+BLOCK_WARMUP = 2
 
 
 def main(commands: TextIO, answers: TextIO) -> None:
-    def reply(**answer: Any) -> None:
+    def reply(answer: dict[str, Any]) -> None:
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
     request = json.loads(commands.readline())
     images = [np.load(f"{i}.npy") for i in range(request["images"])]
-    import onnxruntime  # noqa: F401  the runtime's own memory is not the model's
-
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak so far was the imports'
-    before = _status("VmRSS")
-    run, provider = _open(request, images)
-    for _ in range(request["warmup"]):
-        run()
-    reply(provider=provider)
+    _import_runtime(Path(request["path"]))
+    reply({})
+    timed = _Timed(request, images)
     for line in commands:
         command = json.loads(line)
-        if "run" in command:
-            for _ in range(BLOCK_WARMUP):
-                run()
-            reply(timings=[run() for _ in range(command["run"])])
-        else:
-            peak = _status("VmHWM")
-            reply(peak_mb=None if peak is None or before is None else round((peak - before) * 1024 / 1e6, 1))
+        match command["do"]:
+            case "open":
+                reply(timed.open())
+            case "warm up":
+                reply(asdict(warm_up(lambda: timed.run().session)))
+            case "block":
+                reply(timed.block(command["runs"], command["seconds"]))
+            case "memory":
+                reply(timed.memory())
 
 
-def _open(request: dict[str, Any], images: list[npt.NDArray[np.uint8]]) -> tuple[Callable[[], list[int]], str]:
-    from frs.edge.ort import OnnxRuntimeSession
+class _Timed:
+    """An artifact at its work."""
 
-    if request["runtime"] != "onnxruntime":
-        raise ValueError(f"runtime {request['runtime']!r} cannot be timed")
-    session = OnnxRuntimeSession(Path(request["path"]), threads=request["threads"])
-    info, batch, done = session.info, request["batch"], 0
-    if session.batch not in (None, batch):
-        raise ExportError(f"{session.path}: exported for batches of {session.batch}, cannot be timed with {batch}")
+    session: Session
 
-    def run() -> list[int]:
-        nonlocal done
-        chosen = [images[(done + i) % len(images)] for i in range(batch)]
-        done += batch
+    def __init__(self, request: dict[str, Any], images: list[npt.NDArray[np.uint8]]) -> None:
+        self.request, self.images, self.done = request, images, 0
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # the peak so far was the imports'
+        self.before = _status("VmRSS")
+
+    def open(self) -> dict[str, Any]:
         start = perf_counter_ns()
-        boxed = [letterbox(image, info.height, info.width) for image in chosen]
-        pixels = to_nchw([image for image, _ in boxed])
+        self.session = open_session(Path(self.request["path"]), threads=self.request["threads"])
+        self.batch = self.request["batch"] or self.session.batch or 1
+        if self.session.batch not in (None, self.batch):
+            raise ExportError(
+                f"{self.session.path}: exported for batches of {self.session.batch}, cannot be timed with {self.batch}"
+            )
+        self.run()
+        cold = perf_counter_ns() - start
+        return {"provider": self.session.provider, "batch": self.batch, "cold_start_ms": round(cold / 1e6, 2)}
+
+    def run(self) -> Run:
+        """The next images, from decoded photographs to boxes in their pixels."""
+        info = self.session.info
+        chosen = [self.images[(self.done + i) % len(self.images)] for i in range(self.batch)]
+        self.done += self.batch
+        start = perf_counter_ns()
+        pixels, mappings = letterbox_batch(chosen, info.height, info.width)
         prepared = perf_counter_ns()
-        boxes, _, _, counts = session.run_raw(pixels)
+        (boxes, _, _, counts), split = self.session.run_split(pixels)
         inferred = perf_counter_ns()
-        for i, (_, mapping) in enumerate(boxed):
+        for i, mapping in enumerate(mappings):
             mapping.to_original(boxes[i, : counts[i]])
         finished = perf_counter_ns()
-        return [prepared - start, inferred - prepared, finished - inferred]
+        return Run(
+            total=finished - start,
+            preprocess=prepared - start,
+            session=inferred - prepared,
+            copy_in=split.copy_in,
+            infer=split.infer,
+            copy_out=split.copy_out,
+            postprocess=finished - inferred,
+            gpu=split.gpu,
+        )
 
-    return run, session.provider
+    def block(self, runs: int, seconds: float) -> dict[str, Any]:
+        """At least so many runs and so many seconds; the first few are not counted: the caches were another's."""
+        for _ in range(BLOCK_WARMUP):
+            self.run()
+        timed: list[Run] = []
+        used, start = process_time_ns(), perf_counter_ns()
+        while len(timed) < runs or perf_counter_ns() - start < seconds * 1e9:
+            timed.append(self.run())
+        end = perf_counter_ns()
+        return {"runs": timed, "start_ns": start, "end_ns": end, "cpu_ns": process_time_ns() - used}
+
+    def memory(self) -> dict[str, Any]:
+        peak = _status("VmHWM")
+        held = None if peak is None or self.before is None else round((peak - self.before) * 1024 / 1e6, 1)
+        return {"peak_mb": held, "device_mb": self.session.device_memory_mb}
+
+
+def _import_runtime(path: Path) -> None:
+    """Its own start and memory are not the model's. What is missing the session says better."""
+    names = ("onnxruntime",) if path.suffix == ".onnx" else (Sidecar.of(path).builder, "cuda.bindings.runtime")
+    for name in {"onnxruntime", *LIBRARIES, "cuda.bindings.runtime"}.intersection(names):
+        with suppress(ImportError, OSError):
+            importlib.import_module(name)
 
 
 def _status(key: str) -> int | None:

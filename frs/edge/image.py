@@ -154,18 +154,51 @@ class Letterbox:
 
 def letterbox(image: npt.NDArray[np.uint8], height: int, width: int) -> tuple[npt.NDArray[np.uint8], Letterbox]:
     """(H, W, 3) -> (height, width, 3), and how it lies there."""
+    lies = _fitted(image, height, width)
+    boxed = np.full((height, width, 3), PADDING, dtype=np.uint8)
+    scaled = _scaled(image, lies)
+    boxed[: lies.content_height, : lies.content_width] = image if scaled is None else np.asarray(scaled)
+    return boxed, lies
+
+
+def letterbox_batch(
+    images: Sequence[npt.NDArray[np.uint8]], height: int, width: int
+) -> tuple[npt.NDArray[np.uint8], list[Letterbox]]:
+    """[(H, W, 3)] of any sizes -> (N, 3, height, width), what a predictor takes, and how each lies there.
+
+    The pixels of `letterbox` and `to_nchw`, channel by channel out of Pillow and into their place.
+    """
+    pixels = np.empty((len(images), 3, height, width), dtype=np.uint8)
+    mappings = [_fitted(image, height, width) for image in images]
+    for target, image, lies in zip(pixels, images, mappings, strict=True):
+        bottom, right = lies.content_height, lies.content_width
+        scaled = _scaled(image, lies)
+        bands = np.moveaxis(image, 2, 0) if scaled is None else scaled.split()
+        for plane, band in zip(target, bands, strict=True):
+            plane[:bottom, :right] = band
+        target[:, bottom:] = PADDING
+        target[:, :bottom, right:] = PADDING
+    return pixels, mappings
+
+
+def _fitted(image: npt.NDArray[np.uint8], height: int, width: int) -> Letterbox:
     original_height, original_width = image.shape[:2]
     scale = min(height / original_height, width / original_width)
     content_height = min(height, max(1, round(original_height * scale)))
     content_width = min(width, max(1, round(original_width * scale)))
-    if (content_height, content_width) != (original_height, original_width):
-        resized = Image.fromarray(image).resize((content_width, content_height), Image.Resampling.BILINEAR)
-        image = np.asarray(resized)
-    boxed = np.full((height, width, 3), PADDING, dtype=np.uint8)
-    boxed[:content_height, :content_width] = image
-    return boxed, Letterbox(scale, content_height, content_width, original_height, original_width)
+    return Letterbox(scale, content_height, content_width, original_height, original_width)
+
+
+def _scaled(image: npt.NDArray[np.uint8], lies: Letterbox) -> Image.Image | None:
+    """None where it fits as it is."""
+    if (lies.content_height, lies.content_width) == (lies.original_height, lies.original_width):
+        return None
+    return Image.fromarray(image).resize((lies.content_width, lies.content_height), Image.Resampling.BILINEAR)
 
 
 def to_nchw(images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
-    """[(H, W, 3)] -> (N, 3, H, W), contiguous: what a predictor takes."""
-    return np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
+    """[(H, W, 3)], of one size -> (N, 3, H, W), contiguous: what a predictor takes."""
+    pixels = np.empty((len(images), 3, *images[0].shape[:2]), dtype=np.uint8)
+    for target, image in zip(pixels, images, strict=True):  # image by image: numpy transposes a stack four times slower
+        target[:] = image.transpose(2, 0, 1)
+    return pixels

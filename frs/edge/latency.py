@@ -1,53 +1,44 @@
-"""Latency and memory of exported files, measured so that the figures can be believed.
+"""Latency, memory and energy of exported files, measured so that the figures can be believed.
 
 Every artifact is opened in a fresh process. The processes work one at a time, in short blocks that alternate between the
-artifacts, so that a machine that warms up or is disturbed is as slow for the one as for the other. Each block begins with
-runs that are not counted: the caches were another's.
+artifacts, so that a machine that warms up or is disturbed is as slow for the one as for the other. All have the same number
+of blocks, however slow they are: each is spread over the whole measurement. Files of one runtime and batch are measured
+together, so that no more processes hold a GPU's memory at a time than must be compared.
 
-A run is what a user waits for: from the decoded photograph to boxes in its pixels.
+A run is what a user waits for: from the decoded photograph to boxes in its pixels. A session is synchronised with its
+device on both sides (`Session.run_split`).
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
+from time import perf_counter_ns, process_time_ns, sleep
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from frs.edge.image import load_image
-from frs.edge.machine import available_cores, cpu_model
+from frs.edge.machine import available_cores
+from frs.edge.measured import Artifact, Block, Measured, Run
+from frs.edge.profile_row import Beside, profile_row
+from frs.edge.telemetry import Sampler, conditions, pick_rail, sampler
+from frs.edge.timing import MINIMUM_BLOCKS, WarmUp
 from frs.errors import ExportError
 
-STAGES = ("preprocess", "infer", "postprocess")
+__all__ = ["Artifact", "profile_artifacts"]
+
 MINIMUM_RUNS = 20
-BLOCK_WARMUP = 2
-
-MISSING = {
-    "energy_mj": "no power rail is read on this machine",
-    "power_mode": "this machine has no named power modes",
-    "clocks": "the clocks of this machine are neither locked nor read",
-    "throttled": "throttling is not reported by this machine",
-}
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """What is to be timed: "student" "fp16" in "onnxruntime", and its file."""
-
-    model: str
-    precision: str
-    runtime: str
-    path: Path
+BLOCK_S = 0.5
+IDLE_S = 1.5
+PATIENCE_S = 1.0
+"""With a sampler, until its first sample."""
 
 
 def profile_artifacts(
@@ -55,103 +46,81 @@ def profile_artifacts(
     images: Sequence[Path],
     *,
     runs: int = 200,
-    warmup: int = 20,
-    block: int = 20,
+    seconds: float = 3.0,
     threads: int | None = None,
-    batch: int = 1,
+    batches: Sequence[int] | None = None,
     progress: Callable[[float, float], None] | None = None,
+    telemetry: Callable[[], AbstractContextManager[Sampler]] = sampler,
 ) -> list[dict[str, Any]]:
-    """One entry of the report's `profiles` for each artifact, plus `threads` and `provider`.
+    """One row of the report's `profiles` for each artifact and batch, as `frs.edge.profile_row` describes it.
 
-    images: cycled through, decoded beforehand. runs: timed runs of each artifact; the 99th percentile of n runs is seen
-    n / 100 times, so that with fewer than a few hundred it says little more than the maximum. threads: of an operator;
-    None takes every core. Milliseconds are of a whole batch: `latency_ms` end to end, `stages_ms` the median of
-    letterboxing, of the session and of bringing boxes back to the photograph. `p50_interval` holds the true median with
-    at least 95% confidence whatever the distribution, if runs are independent. `peak_memory_mb`: highest resident memory
-    of the process since the session was opened, less what it was before (interpreter, runtime and images are not the
-    model's).
+    images: cycled through, decoded beforehand. runs, seconds: each artifact is timed for at least so many runs and at least
+    so long; the 99th percentile of n runs is seen n / 100 times, so that with fewer than a few hundred it says little more
+    than the maximum. threads: of an operator of ONNX Runtime; None takes every core. batches: images of a call; None: the
+    batch of the file, or 1 where it is open. telemetry: what is read beside the measurement.
 
     Raises DataError for an image, ExportError for a process that fails, with what it wrote.
     """
     if runs < MINIMUM_RUNS:
         raise ValueError(f"{runs} runs: fewer than {MINIMUM_RUNS} say nothing about a median")
-    threads = threads or available_cores()
+    groups = [
+        [artifact for artifact in artifacts if artifact.runtime == runtime]
+        for runtime in dict.fromkeys(artifact.runtime for artifact in artifacts)
+    ]
+    asked = [(group, batch) for group in groups for batch in (batches or (None,))]
+    measured: list[Measured] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for i, image in enumerate(images):
             np.save(folder / f"{i}.npy", load_image(image))
-        request = {"images": len(images), "threads": threads, "batch": batch, "warmup": warmup}
-        workers = [stack.enter_context(_Worker(artifact, folder, request)) for artifact in artifacts]
-        timings: list[list[list[int]]] = [[] for _ in artifacts]
-        while len(timings[-1]) < runs:
-            count = min(block, runs - len(timings[-1]))
-            for worker, collected in zip(workers, timings, strict=True):
-                collected += worker.ask(run=count)["timings"]
+        beside = stack.enter_context(telemetry())
+        idle = _idle(beside)
+        for done, (group, batch) in enumerate(asked):
+            request = {"images": len(images), "threads": threads or available_cores(), "batch": batch}
+
+            def report(part: float, done: int = done) -> None:
                 if progress is not None:
-                    progress(sum(map(len, timings)), runs * len(artifacts))
-        return [
-            _entry(worker, np.array(collected), threads, batch)
-            for worker, collected in zip(workers, timings, strict=True)
-        ]
+                    progress(done + part, len(asked))
+
+            measured += _measure_in_turn(group, folder, request, runs, seconds, report)
+        surroundings = Beside(beside.samples(), beside.source, dict(beside.missing), conditions(), idle)
+    order = {artifact: place for place, artifact in enumerate(artifacts)}
+    measured.sort(key=lambda each: order[each.artifact])
+    return [profile_row(each, surroundings) for each in measured]
 
 
-def _entry(worker: _Worker, nanoseconds: npt.NDArray[np.int64], threads: int, batch: int) -> dict[str, Any]:
-    """nanoseconds: (runs, 3), a column for each stage."""
-    artifact, stages = worker.artifact, nanoseconds / 1e6
-    total = stages.sum(axis=1)
-    peak = worker.ask(peak=True)["peak_mb"]
-    missing = dict(MISSING)
-    if peak is None:
-        missing["peak_memory_mb"] = "this system does not tell a process's peak memory"
-    return {
-        "model": artifact.model,
-        "runtime": artifact.runtime,
-        "precision": artifact.precision,
-        "device": cpu_model(),
-        "batch": batch,
-        "latency_ms": summarise(total),
-        "stages_ms": {name: round(percentile(stages[:, i], 50), 4) for i, name in enumerate(STAGES)},
-        "throughput_ips": round(1000 * batch / float(total.mean()), 3),
-        "peak_memory_mb": peak,
-        "artifact_mb": round(artifact.path.stat().st_size / 1e6, 3),
-        **dict.fromkeys(MISSING),
-        "missing": missing,
-        "threads": threads,
-        "provider": worker.ready["provider"],
-    }
+def _idle(beside: Sampler) -> tuple[int, int] | None:
+    """The window in which nothing of ours runs, where there is a power rail to be read in it."""
+    asked = perf_counter_ns()
+    while not (samples := beside.samples()) and perf_counter_ns() - asked < PATIENCE_S * 1e9:
+        sleep(0.05)
+    if pick_rail(samples)[0] is None:
+        return None
+    start = perf_counter_ns()
+    sleep(IDLE_S)
+    return start, perf_counter_ns()
 
 
-def summarise(milliseconds: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """Percentiles are observed values (the smallest that the given part of the runs does not exceed)."""
-    ordered = np.sort(milliseconds)
-    low, high = median_interval(len(ordered))
-    return {
-        "p50": round(percentile(ordered, 50), 4),
-        "p50_interval": [round(float(ordered[low]), 4), round(float(ordered[high]), 4)],
-        "p90": round(percentile(ordered, 90), 4),
-        "p99": round(percentile(ordered, 99), 4),
-        "mean": round(float(ordered.mean()), 4),
-        "min": round(float(ordered[0]), 4),
-        "runs": len(ordered),
-    }
-
-
-def percentile(values: npt.NDArray[np.float64], q: float) -> float:
-    return float(np.percentile(values, q, method="inverted_cdf"))
-
-
-def median_interval(n: int, level: float = 0.95) -> tuple[int, int]:
-    """Indices of the order statistics between which the median lies with at least this confidence (n >= 6).
-
-    As many of n independent values lie below the median as heads fall in n throws: the interval leaves out at each end
-    the most values for which that binomial tail is at most (1 - level) / 2.
-    """
-    tail, low = 0.0, -1
-    while tail + math.comb(n, low + 1) / 2**n <= (1 - level) / 2:
-        low += 1
-        tail += math.comb(n, low) / 2**n
-    low = max(low, 0)
-    return low, n - 1 - low
+def _measure_in_turn(
+    artifacts: Sequence[Artifact],
+    folder: Path,
+    request: dict[str, Any],
+    runs: int,
+    seconds: float,
+    report: Callable[[float], None],
+) -> list[Measured]:
+    with ExitStack() as stack:
+        workers = [stack.enter_context(_Worker(artifact, folder, request)) for artifact in artifacts]
+        for worker in workers:
+            worker.open()
+        fastest = min(worker.warm_up.seconds / worker.warm_up.runs for worker in workers)
+        rounds = max(MINIMUM_BLOCKS, round(max(seconds, runs * fastest) / BLOCK_S))
+        for done in range(rounds):
+            for place, worker in enumerate(workers):
+                report((done + place / len(workers)) / rounds)
+                worker.block(runs=-(-runs // rounds), seconds=seconds / rounds)
+        report(1.0)
+        return [worker.measured() for worker in workers]
 
 
 class _Worker:
@@ -159,6 +128,8 @@ class _Worker:
 
     def __init__(self, artifact: Artifact, folder: Path, request: dict[str, Any]) -> None:
         self.artifact = artifact
+        self.threads: int = request["threads"]
+        self.blocks: list[Block] = []
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by __exit__
         source = str(Path(__file__).resolve().parents[2])
         self._process = subprocess.Popen(
@@ -171,10 +142,41 @@ class _Worker:
             text=True,
         )
         try:
-            self.ready = self.ask(**request, runtime=artifact.runtime, path=str(artifact.path.resolve()))
+            self.ask(**request, runtime=artifact.runtime, path=str(artifact.path.resolve()))
         except BaseException:
             self.__exit__()
             raise
+
+    def open(self) -> None:
+        """The session, and its warm-up."""
+        start = perf_counter_ns()
+        self.opened = self.ask(do="open")
+        self.warm_up = WarmUp(**self.ask(do="warm up"))
+        self.opened_ns = start, perf_counter_ns()
+
+    def block(self, runs: int, seconds: float) -> None:
+        used = process_time_ns()
+        answer = self.ask(do="block", runs=runs, seconds=seconds)
+        used = process_time_ns() - used
+        self.blocks.append(
+            Block(
+                [Run(*run) for run in answer["runs"]],
+                answer["start_ns"],
+                answer["end_ns"],
+                answer["cpu_ns"] + used,
+            )
+        )
+
+    def measured(self) -> Measured:
+        return Measured(
+            self.artifact,
+            threads=self.threads if self.artifact.runtime == "onnxruntime" else None,
+            opened_ns=self.opened_ns,
+            warm_up=self.warm_up,
+            blocks=self.blocks,
+            **self.opened,
+            **self.ask(do="memory"),
+        )
 
     def ask(self, **command: Any) -> dict[str, Any]:
         assert self._process.stdin is not None

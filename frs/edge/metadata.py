@@ -51,8 +51,8 @@ class GraphMetadata:
         """Raises ExportError for a file of another producer or format, and for a key that is missing or malformed."""
         if properties.get("producer") != json.dumps(PRODUCER):
             raise ExportError(
-                f"{path}: an ONNX file, but {PRODUCER} did not export it (no such producer in its metadata); give one that "
-                "a run wrote, such as student.onnx"
+                f"{path}: {PRODUCER} did not export it (no such producer in its metadata); give a file that a run wrote, such "
+                "as student.onnx"
             )
         if properties.get("format") != json.dumps(FORMAT):
             raise ExportError(

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from frs.edge.metadata import GraphMetadata
-from frs.edge.predictor import Detections, ModelInfo
+from frs.edge.predictor import OUTPUTS, Detections, ModelInfo, Split, check_images, detections
 from frs.errors import ExportError, RuntimeMissing
 
 CPU = "CPUExecutionProvider"
-OUTPUTS = ["boxes", "scores", "labels", "num_detections"]
 _TYPES = ("tensor(float)", "tensor(float)", "tensor(int32)", "tensor(int32)")
 
 
@@ -38,6 +38,7 @@ class OnnxRuntimeSession:
         self.metadata = GraphMetadata.from_properties(self.session.get_modelmeta().custom_metadata_map, path)
         self.path = path
         self.batch = self._check_graph()
+        self.device_memory_mb: float | None = None  # ONNX Runtime does not tell it
 
     @property
     def info(self) -> ModelInfo:
@@ -45,28 +46,35 @@ class OnnxRuntimeSession:
 
     def predict(self, images: npt.NDArray[np.uint8]) -> list[Detections]:
         """images: (N, 3, height, width) uint8, N as exported. Raises ExportError for anything else."""
-        self._check(images)
+        check_images(self.path, images, self.info, self.batch)
         try:
-            boxes, scores, labels, counts = self.run_raw(images)
+            outputs = self.run_raw(images)
         except Exception as error:  # ONNX Runtime's errors have no common base
             raise ExportError(
                 f"{self.path}: ONNX Runtime cannot run it ({_first_line(error)}); export it again"
             ) from None
-        strange = labels[(labels < 0) | (labels >= len(self.info.classes))]
-        if strange.size:
-            raise ExportError(
-                f"{self.path}: it answers with class {strange[0]}, and has {len(self.info.classes)} from 0 on; its graph and "
-                "its metadata do not belong together, so export it again"
-            )
-        return [
-            Detections(boxes[i, :count], scores[i, :count], labels[i, :count])
-            for i, count in enumerate(counts.tolist())
-        ]
+        return detections(self.path, outputs, self.info)
 
     def run_raw(self, images: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
         """The graph alone, for timing: boxes, scores, labels and num_detections, padded."""
-        outputs: list[npt.NDArray[Any]] = self.session.run(OUTPUTS, {"images": images})
+        outputs: list[npt.NDArray[Any]] = self.session.run(list(OUTPUTS), {"images": images})
         return outputs
+
+    def run_split(self, images: npt.NDArray[np.uint8]) -> tuple[list[npt.NDArray[Any]], Split]:
+        """The same, timed: what another provider than the CPU's copies is part of `infer`, ONNX Runtime does not tell it."""
+        start = perf_counter_ns()
+        outputs = self.run_raw(images)
+        return outputs, Split(copy_in=None, infer=perf_counter_ns() - start, copy_out=None, gpu=None)
+
+    def close(self) -> None:
+        """Give the model's memory back; the session cannot be used any more."""
+        self.session = None
+
+    def __enter__(self) -> OnnxRuntimeSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _check_graph(self) -> int | None:
         """The graph's batch, None where it leaves it open. Raises ExportError for a graph that is not as its metadata say."""
@@ -81,15 +89,6 @@ class OnnxRuntimeSession:
             )
         batch = self.session.get_inputs()[0].shape[0]
         return batch if isinstance(batch, int) else None
-
-    def _check(self, images: npt.NDArray[np.uint8]) -> None:
-        expected = (self.batch or "N", 3, self.info.height, self.info.width)
-        fits = images.ndim == 4 and images.shape[1:] == expected[1:] and expected[0] in (images.shape[0], "N")
-        if images.dtype != np.uint8 or not fits:
-            raise ExportError(
-                f"{self.path}: the input `images` takes uint8 of shape {expected}, got {images.dtype} of shape "
-                f"{images.shape}; letterbox the images to {self.info.height} x {self.info.width} and leave them 0..255"
-            )
 
 
 def _open(path: Path, providers: Sequence[str], threads: int | None) -> Any:

@@ -19,7 +19,7 @@ from frs.detectors.base import Detector
 from frs.edge.image import PADDING
 from frs.edge.machine import package_versions
 from frs.edge.metadata import PRODUCER, GraphMetadata
-from frs.edge.ort import OUTPUTS
+from frs.edge.predictor import OUTPUTS
 from frs.errors import ExportError
 from frs.export.files import write_atomically
 from frs.export.graph import DeployedDetector
@@ -130,7 +130,7 @@ def _export(graph: DeployedDetector, path: Path, height: int, width: int, batch:
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["images"],
-                output_names=OUTPUTS,
+                output_names=list(OUTPUTS),
                 dynamic_shapes=dynamic,
                 verbose=False,
             )

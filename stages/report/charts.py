@@ -65,6 +65,11 @@ def _gain(report: Report) -> str:
 
 def _cost(report: Report) -> str:
     precisions = list(dict.fromkeys(profile["precision"] for profile in report["profiles"]))
+    scored = {
+        (row["model"], row["runtime"], row["precision"]): row["AP"]
+        for row in report["accuracy"]
+        if row["decode"] == "graph"
+    }
 
     def draw(axes: Axes) -> None:
         highest = 0.0
@@ -73,7 +78,9 @@ def _cost(report: Report) -> str:
             axes.plot([], [], "o", markerfacecolor=fill, markeredgecolor=MODELS[model], markersize=9, label=model)
         for profile in report["profiles"]:
             model, precision, latency = profile["model"], profile["precision"], profile["latency_ms"]
-            ap = accuracy(report, model, profile["runtime"], precision, "graph")["AP"]
+            ap = scored.get((model, profile["runtime"], precision))
+            if ap is None or profile["batch"] != report["profiles"][0]["batch"]:
+                continue
             axes.plot([latency["p50"], latency["p99"]], [ap, ap], color=MODELS[model], linewidth=2, alpha=0.35)
             axes.plot(latency["p50"], ap, _MARKERS[precisions.index(precision)], color=MODELS[model], markersize=9)
             highest = max(highest, ap)

@@ -10,16 +10,19 @@ from stages.report.summary import Report, measured_at, sentence, shown_precision
 from stages.report.tables import (
     Table,
     accuracy_table,
+    cautions,
     class_table,
     data_table,
     environment,
     files_table,
     gates_table,
     latency_table,
+    memory_table,
     models_table,
     not_measured,
     taught,
     threads,
+    timed,
 )
 
 _CONTROL = " The control is the student's network, so its cost is the student's."
@@ -41,6 +44,8 @@ def markdown(report: Report, pictures: Pictures) -> str:
         *(["### AP by class", _grid(class_table(report))] if len(report["classes"]) > 1 else []),
         "## Latency and memory",
         _grid(latency_table(report)),
+        *_cautions(report),
+        _grid(memory_table(report)),
         _timed(report),
         "## Files",
         _grid(files_table(report)),
@@ -73,12 +78,19 @@ def _literal(text: str) -> str:
 
 
 def _timed(report: Report) -> str:
-    first = report["profiles"][0]
     return (
-        f"End to end from the decoded photograph to boxes in its pixels, batch {first['batch']}, "
-        f"{first['latency_ms']['runs']} runs each, every file in a process of its own, the files in turn. Memory is the peak "
-        f"above the process before the file was opened. Not measured: {safe(not_measured(report)) or 'nothing'}."
+        f"End to end from the decoded photograph to boxes in its pixels, batch {report['profiles'][0]['batch']}, "
+        f"{timed(report)}, every file in a process of its own, the files in turn. First answer: from opening the file in a "
+        "fresh process. Memory is the peak above the process before the file was opened. "
+        f"Not measured: {safe(not_measured(report)) or 'nothing'}."
     )
+
+
+def _cautions(report: Report) -> list[str]:
+    found = cautions(report)
+    if not found:
+        return []
+    return ["**These latencies should not be quoted:**\n\n" + "\n".join(f"- {safe(caution)}" for caution in found)]
 
 
 def _pictures(pictures: Pictures) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from stages.report.summary import COLUMNS, NONE, Report, accuracy, number, resiz
 APS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _ROW = ("model", "runtime", "precision", "decode")
 _RUNTIMES = {"torch": "torch", "onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
-_PROVEN = {
+PROVEN = {
     "failed": "not built",
     "planned": "planned: NVIDIA's compiler built it, nothing ran it",
     "deserialised": "deserialised: a GPU took it, nothing ran it",
@@ -47,20 +48,59 @@ def class_table(report: Report) -> Table:
 
 
 def latency_table(report: Report) -> Table:
-    """Latency, throughput and memory of every exported file."""
-    header = ("artifact", "p50 ms", "p90 ms", "p99 ms", "pre", "infer", "post", "images/s", "memory MB", "file MB")
-    body = [
-        (
-            f"{profile['model']} {profile['precision']}",
-            *(number(profile["latency_ms"][key]) for key in ("p50", "p90", "p99")),
-            *(number(profile["stages_ms"][key]) for key in ("preprocess", "infer", "postprocess")),
-            number(profile["throughput_ips"]),
-            number(profile["peak_memory_mb"], 0),
-            number(profile["artifact_mb"]),
+    """Latency of every file on every runtime, end to end and by its parts, and throughput."""
+    header = (
+        "artifact", "p50 ms", "95% interval", "p90 ms", "p95 ms", "p99 ms", "pre", "copies", "infer", "post", "GPU", "images/s"
+    )  # fmt: skip
+    body = []
+    for name, profile in _profiles(report):
+        latency, stages, gpu = profile["latency_ms"], profile["stages_ms"], profile["gpu_ms"]
+        copies = None if stages["copy_in"] is None else stages["copy_in"] + stages["copy_out"]
+        body.append(
+            (
+                name,
+                number(latency["p50"]),
+                " to ".join(number(end) for end in latency["p50_interval"]),
+                *(number(latency[key]) for key in ("p90", "p95", "p99")),
+                *(number(part) for part in (stages["preprocess"], copies, stages["infer"], stages["postprocess"])),
+                number(gpu and gpu["p50"]),
+                number(profile["throughput_ips"]),
+            )
         )
-        for profile in report["profiles"]
-    ]
     return Table(header, body)
+
+
+def memory_table(report: Report) -> Table:
+    """Memory, start, energy and what went on beside the measurement, of the same files."""
+    header = (
+        "artifact", "first answer ms", "memory MB", "GPU MB", "file MB", "mJ a call", "°C at start", "°C at end", "other load %"
+    )  # fmt: skip
+    body = []
+    for name, profile in _profiles(report):
+        temperature = profile["temperature_c"] or {"start": None, "end": None}
+        body.append(
+            (
+                name,
+                number(profile["cold_start_ms"], 0),
+                number(profile["peak_memory_mb"], 0),
+                number(profile["device_memory_mb"], 0),
+                number(profile["artifact_mb"]),
+                number(profile["energy_mj"]),
+                number(temperature["start"], 0),
+                number(temperature["end"], 0),
+                number(profile["other_load"], 0),
+            )
+        )
+    return Table(header, body)
+
+
+def cautions(report: Report) -> list[str]:
+    """Why latencies should not be quoted, each once, with the artifacts that it is about."""
+    about: dict[str, list[str]] = {}
+    for name, profile in _profiles(report):
+        for warning in profile["warnings"]:
+            about.setdefault(warning, []).append(name)
+    return [f"{warning}{_of(names, report, ' ({})')}" for warning, names in about.items()]
 
 
 def files_table(report: Report) -> Table:
@@ -100,14 +140,29 @@ def environment(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def not_measured(report: Report) -> str:
-    """What this machine could not tell of a profile, and why."""
-    missing = report["profiles"][0]["missing"]
-    return "; ".join(f"{key.removesuffix('_mj').replace('_', ' ')} ({why})" for key, why in missing.items())
+    """What this machine could not tell of which profile, and why."""
+    lacking: dict[tuple[str, str], list[str]] = {}
+    for name, profile in _profiles(report):
+        for key, why in profile["missing"].items():
+            lacking.setdefault((key, why), []).append(name)
+    reasons: dict[str, list[str]] = {}
+    for (key, why), names in lacking.items():
+        reasons.setdefault(f"({why})", []).append(_called(key) + _of(names, report, " of {}"))
+    return "; ".join(f"{', '.join(keys)} {why}" for why, keys in reasons.items())
+
+
+def timed(report: Report) -> str:
+    """How much of each file's work was timed, in words."""
+    latencies = [profile["latency_ms"] for profile in report["profiles"]]
+    runs, seconds = (min(latency[key] for latency in latencies) for key in ("runs", "seconds"))
+    return f"at least {runs} runs and {number(seconds)} s of each"
 
 
 def threads(report: Report) -> str:
-    """Of the profiled files, in words."""
-    count = report["profiles"][0]["threads"]
+    """Of the profiled files on the CPU, in words."""
+    count = next((profile["threads"] for profile in report["profiles"] if profile["threads"] is not None), None)
+    if count is None:
+        return "on its GPU"
     return f"{count} thread{'' if count == 1 else 's'}"
 
 
@@ -116,6 +171,28 @@ def taught(report: Report) -> str:
     facts = report["distillation"]
     values = (f"{key} {facts[key]:.3g}" for key in ("alpha", "beta"))
     return f"{', '.join(values)} ({'measured on the first steps' if facts['chosen'] == 'auto' else 'given'})"
+
+
+def _profiles(report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every profile with its name: model and precision, the runtime and the batch where there are several."""
+    profiles: list[dict[str, Any]] = report["profiles"]
+    several = {key: len({profile[key] for profile in profiles}) > 1 for key in ("runtime", "batch")}
+    for profile in profiles:
+        runtime = f" {_RUNTIMES[profile['runtime']]}" if several["runtime"] else ""
+        batch = f", batch {profile['batch']}" if several["batch"] else ""
+        yield f"{profile['model']} {profile['precision']}{runtime}{batch}", profile
+
+
+def _of(names: Sequence[str], report: Report, words: str) -> str:
+    """Which profiles something is about; of all of them nothing need be said."""
+    return "" if len(names) == len(report["profiles"]) else words.format(", ".join(names))
+
+
+def _called(key: str) -> str:
+    """A figure's name in prose, as the tables call it."""
+    named = {"gpu_ms": "GPU time", "device_memory_mb": "GPU memory", "peak_memory_mb": "memory", "energy_mj": "energy"}
+    bare = re.sub(r"_(mj|mb|ms|w|c)$", "", key.removeprefix("stages_ms."))
+    return named.get(key) or bare.replace("_", " ")
 
 
 def _weights_and_graphs(report: Report) -> Iterable[tuple[str, ...]]:
@@ -129,7 +206,7 @@ def _weights_and_graphs(report: Report) -> Iterable[tuple[str, ...]]:
 def _engines(report: Report) -> Iterable[tuple[str, ...]]:
     graphs = {(file["model"], file["kind"]): PurePath(file["file"]) for file in report["files"]}
     for engine in report["engines"]:
-        proven = _PROVEN[engine["proven"]]
+        proven = PROVEN[engine["proven"]]
         if engine["builder"]:
             proven += f" ({engine['builder']} {engine['version']}, {engine['target']})"
         if engine["message"]:

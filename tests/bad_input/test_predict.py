@@ -103,8 +103,8 @@ OUTPUTS = "tensor(float), scores tensor(float), labels tensor(int32), num_detect
     [
         (
             properties(producer='"another"'),
-            "an ONNX file, but frs-pipeline did not export it (no such producer in its metadata); give one that a run wrote, "
-            "such as student.onnx",
+            "frs-pipeline did not export it (no such producer in its metadata); give a file that a run wrote, such as "
+            "student.onnx",
         ),
         (properties(format="2"), "metadata format 2, this version reads 1; export the file again"),
         (properties(height=None, rounds=None), "its metadata lacks height, rounds; export the file again"),

@@ -66,6 +66,9 @@ def test_all_faults_are_named_at_once_with_place_value_and_advice(tmp_path: Path
         ("validation.resize=shortest_edge", "student.train.resize is letterbox, at which the gain is measured"),
         ("export.candidates=50", "detections (100) must not exceed candidates (50)"),
         ("distill.alpha=.nan", "distill.alpha"),
+        ("profile.batches=[1, 4]", "profile.batches has 4, but export.batch is 1, and the files take no other"),
+        ("profile.batches=[2, 2]", "profile: batches names one twice: [2, 2]"),
+        ("profile.batches=[]", "profile.batches"),
         ("engine.target=orin", "engine.target: got 'orin'"),
         ("student.train.augment.scale=[2, 1]", "scale must be [from, to] with 0 < from <= to"),
     ],
@@ -76,6 +79,12 @@ def test_what_is_refused_and_how(tmp_path: Path, override: str, sentence: str) -
         load_config(write(tmp_path, student=student), [override])
     assert sentence in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_any_batch_is_timed_of_a_file_that_leaves_it_open(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path), ["profile.batches=[1, 4]", "export.batch=null"])
+    assert config.profile.batches == (1, 4)
+    assert load_config(write(tmp_path), ["profile.batches=[8]", "export.batch=8"]).profile.batches == (8,)
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "just words", "a: [", "!!python/object/apply:os.system ['true']"])

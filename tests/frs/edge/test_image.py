@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from frs.edge.image import letterbox, load_image, to_nchw
+from frs.edge.image import letterbox, letterbox_batch, load_image, to_nchw
 from frs.errors import DataError
 
 # Four pixels in a row of two by two, told apart by every channel.
@@ -243,3 +243,19 @@ def test_to_nchw() -> None:
     assert batch.shape == (2, 3, 2, 2)
     assert batch.flags["C_CONTIGUOUS"]
     assert batch[1, :, 0, 0].tolist() == list(BLUE)
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=1, max_size=3),
+    to=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=60)
+def test_a_batch_has_the_pixels_of_its_images(sizes: list[tuple[int, int]], to: tuple[int, int], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    images = [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in [*sizes, to]]
+    pixels, mappings = letterbox_batch(images, *to)
+    boxed = [letterbox(image, *to) for image in images]
+    np.testing.assert_array_equal(pixels, to_nchw([each for each, _ in boxed]))
+    assert mappings == [mapping for _, mapping in boxed]
+    assert pixels.flags["C_CONTIGUOUS"]

@@ -1,27 +1,56 @@
-"""The timing routine on a real file; nothing here asserts how long anything takes."""
+"""The timing routine on real files in real processes; nothing here asserts how long anything takes."""
 
 from __future__ import annotations
 
-import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 from frs.edge import latency
-from frs.edge.latency import Artifact, median_interval, profile_artifacts, summarise
+from frs.edge.latency import Artifact, profile_artifacts
+from frs.edge.measured import Measured
+from frs.edge.profile_row import Beside, profile_row
+from frs.edge.telemetry import Sample, Sampler
 from frs.errors import ExportError
 from frs.export.onnx import export_onnx
 from tests.frs.export.lab import busy_detector, pictures
 
 
+class Fake(Sampler):
+    """One sample, which tells a power of 5 W or nothing; remembers how it was used."""
+
+    source = "fake"
+    missing = {name: f"no {name} here" for name in ("cpu_load", "throttled", "temperature_c")}  # noqa: RUF012
+
+    def __init__(self, **fields: Any) -> None:
+        self.told = [Sample(0, **fields)]
+        self.entered = self.left = False
+
+    def samples(self) -> list[Sample]:
+        assert self.entered
+        return self.told
+
+    def __enter__(self) -> Fake:
+        self.entered = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.left = True
+
+
+def exported(path: Path, batch: int | None) -> Path:
+    export_onnx(busy_detector(pictures(2, 64, 96)), path, height=64, width=96, batch=batch)
+    return path
+
+
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    path = tmp_path_factory.mktemp("latency") / "x.onnx"
-    export_onnx(busy_detector(pictures(2, 64, 96)), path, height=64, width=96, batch=2)
-    return Artifact("student", "fp32", "onnxruntime", path)
+    return Artifact("student", "fp32", "onnxruntime", exported(tmp_path_factory.mktemp("latency") / "x.onnx", 2))
 
 
 @pytest.fixture
@@ -32,62 +61,147 @@ def images(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_an_entry_of_the_report(artifact: Artifact, images: list[Path]) -> None:
-    seen: list[tuple[float, float]] = []
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Measured]:
+    """What the processes told, filled by `profile_artifacts`."""
+    seen: list[Measured] = []
+
+    def remember(each: Measured, beside: Beside) -> dict[str, Any]:
+        seen.append(each)
+        return profile_row(each, beside)
+
+    monkeypatch.setattr(latency, "profile_row", remember)
+    return seen
+
+
+def test_rows_of_the_report(artifact: Artifact, images: list[Path], measured: list[Measured]) -> None:
+    parts: list[tuple[float, float]] = []
+    fake = Fake()
     first, second = profile_artifacts(
         [artifact, Artifact("other", "fp32", "onnxruntime", artifact.path)],
         images,
         runs=25,
-        warmup=1,
-        block=10,
+        seconds=0.5,
         threads=1,
-        batch=2,
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda done, total: parts.append((done, total)),
+        telemetry=lambda: fake,
     )
+    assert fake.left
     assert (first["model"], second["model"]) == ("student", "other")
     assert set(first) == {
-        *("model", "runtime", "precision", "device", "batch", "latency_ms", "stages_ms", "throughput_ips"),
-        *("peak_memory_mb", "artifact_mb", "energy_mj", "power_mode", "clocks", "throttled", "missing"),
-        *("threads", "provider"),
+        *(
+            "model",
+            "runtime",
+            "precision",
+            "device",
+            "provider",
+            "threads",
+            "batch",
+            "latency_ms",
+            "stages_ms",
+            "gpu_ms",
+        ),
+        *("throughput_ips", "cold_start_ms", "peak_memory_mb", "device_memory_mb", "artifact_mb", "energy_mj"),
+        *("energy_rail", "power_idle_w", "power_mode", "clocks", "temperature_c", "throttled", "other_load"),
+        *("warnings", "missing"),
     }
     assert (first["batch"], first["threads"], first["provider"]) == (2, 1, "CPUExecutionProvider")
-    latency = first["latency_ms"]
-    assert set(latency) == {"p50", "p50_interval", "p90", "p99", "mean", "min", "runs"}
-    assert latency["runs"] == 25
-    assert 0 < latency["min"] <= latency["p50"] <= latency["p90"] <= latency["p99"]
-    assert latency["p50_interval"][0] <= latency["p50"] <= latency["p50_interval"][1]
-    assert first["throughput_ips"] == pytest.approx(2000 / latency["mean"], rel=1e-3)
-    assert set(first["stages_ms"]) == {"preprocess", "infer", "postprocess"}
-    assert first["stages_ms"]["infer"] < latency["p99"]
+    timed = first["latency_ms"]
+    assert 0 < timed["min"] <= timed["p50"] <= timed["p90"] <= timed["p95"] <= timed["p99"]
+    assert timed["p50_interval"][0] <= timed["p50"] <= timed["p50_interval"][1]
+    assert first["throughput_ips"] == pytest.approx(2000 / timed["mean"], rel=1e-3)
+    assert first["stages_ms"]["infer"] < timed["p99"]
+    assert first["cold_start_ms"] > timed["min"], "the first answer is after opening the file"
     assert first["peak_memory_mb"] is None or 1 < first["peak_memory_mb"] < 500
-    assert first["artifact_mb"] == pytest.approx(artifact.path.stat().st_size / 1e6, abs=1e-3)
-    unmeasured = {key for key in first if first[key] is None}
-    assert unmeasured == set(first["missing"])
-    # Blocks alternate: 10, 10, 5 of each in turn.
-    assert seen == [(10, 50), (20, 50), (30, 50), (40, 50), (45, 50), (50, 50)]
+    assert first["missing"]["throttled"] == "no throttled here"
+    assert parts == sorted(parts)
+    assert parts[-1] == (1, 1)
+
+    for row, each in zip((first, second), measured, strict=True):
+        assert row["latency_ms"]["runs"] >= 25
+        assert row["latency_ms"]["seconds"] >= 0.5
+        assert sum(len(block.runs) for block in each.blocks) == row["latency_ms"]["runs"]
+        for run in (run for block in each.blocks for run in block.runs):
+            assert run.total == run.preprocess + run.session + run.postprocess
+            assert run.infer <= run.session
+    in_turn = sorted(
+        (block.start_ns, block.end_ns, place) for place, each in enumerate(measured) for block in each.blocks
+    )
+    assert [place for _, _, place in in_turn] == [0, 1] * 8
+    for (_, end, _), (start, _, _) in pairwise(in_turn):
+        assert end <= start, "no two blocks at a time"
+
+
+def test_each_batch_is_a_row_of_its_own(tmp_path: Path, images: list[Path]) -> None:
+    path = exported(tmp_path / "open.onnx", None)
+    artifacts = [Artifact(model, "fp32", "onnxruntime", path) for model in ("teacher", "student")]
+    rows = profile_artifacts(artifacts, images, runs=20, seconds=0, threads=1, batches=[3, 1], telemetry=Fake)
+    assert [(row["model"], row["batch"]) for row in rows] == [
+        ("teacher", 3),
+        ("teacher", 1),
+        ("student", 3),
+        ("student", 1),
+    ]
+    (row,) = profile_artifacts(artifacts[:1], images, runs=20, seconds=0, threads=1, telemetry=Fake)
+    assert row["batch"] == 1
+
+
+def test_idle_is_measured_only_where_there_is_a_power_rail(
+    artifact: Artifact, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(latency, "sleep", waited.append)
+    assert latency._idle(entered(Fake())) is None
+    assert waited == []
+    window = latency._idle(entered(Fake(power_mw={"VDD_IN": 5000.0})))
+    assert window is not None
+    assert waited == [1.5]
+
+
+def entered(fake: Fake) -> Fake:
+    return fake.__enter__()
 
 
 def test_a_file_that_does_not_open_is_an_error_in_words(artifact: Artifact, images: list[Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(artifact.path.read_bytes()[:5000])
+    fake = Fake()
     with pytest.raises(
         ExportError, match=r"broken\.onnx: the process that times it ended with status 1: .*cannot open"
     ):
-        profile_artifacts([artifact, Artifact("b", "fp32", "onnxruntime", broken)], images, runs=20, batch=2)
+        profile_artifacts(
+            [artifact, Artifact("b", "fp32", "onnxruntime", broken)], images, runs=20, telemetry=lambda: fake
+        )
+    assert fake.left
+
+
+def test_a_file_that_is_not_ours_is_refused(artifact: Artifact, images: list[Path], tmp_path: Path) -> None:
+    model = onnx.load(artifact.path)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "theirs.onnx")
+    with pytest.raises(ExportError, match=r"theirs\.onnx: .*did not export it"):
+        profile_artifacts([Artifact("s", "fp32", "onnxruntime", tmp_path / "theirs.onnx")], images, telemetry=Fake)
+
+
+def test_a_plan_without_its_sidecar_is_refused(images: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "s.plan").write_bytes(b"plan")
+    with pytest.raises(ExportError, match=r"s\.plan: the process that times it ended with status 1: .*s\.plan\.json"):
+        profile_artifacts([Artifact("s", "fp32", "tensorrt", tmp_path / "s.plan")], images, telemetry=Fake)
 
 
 def test_a_batch_that_the_graph_does_not_take_is_an_error(artifact: Artifact, images: list[Path]) -> None:
     with pytest.raises(ExportError, match="exported for batches of 2, cannot be timed with 1"):
-        profile_artifacts([artifact], images, runs=20, batch=1)
+        profile_artifacts([artifact], images, runs=20, batches=[1], telemetry=Fake)
 
 
 def test_a_process_that_dies_under_way_is_an_error(
     artifact: Artifact, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def kill(*_: float) -> None:
-        for worker in started:
-            worker._process.kill()
-            worker._process.wait()
+    def kill(done: float, _: float) -> None:
+        if done > 0.5:
+            for worker in started:
+                worker._process.kill()
+                worker._process.wait()
 
     started: list[Any] = []
     opened = latency._Worker.__init__
@@ -98,32 +212,9 @@ def test_a_process_that_dies_under_way_is_an_error(
 
     monkeypatch.setattr(latency._Worker, "__init__", remember)
     with pytest.raises(ExportError, match="ended with status -9"):
-        profile_artifacts([artifact], images, runs=40, block=20, batch=2, progress=kill)
+        profile_artifacts([artifact], images, runs=40, seconds=0, progress=kill, telemetry=Fake)
 
 
 def test_too_few_runs_are_refused(artifact: Artifact, images: list[Path]) -> None:
     with pytest.raises(ValueError, match="fewer than 20"):
         profile_artifacts([artifact], images, runs=19)
-
-
-def test_summary_by_hand() -> None:
-    summary = summarise(np.arange(100, 0, -1.0))  # 100 .. 1
-    assert summary == {
-        "p50": 50.0,
-        "p50_interval": [40.0, 61.0],  # the tabulated ranks for n = 100
-        "p90": 90.0,
-        "p99": 99.0,
-        "mean": 50.5,
-        "min": 1.0,
-        "runs": 100,
-    }
-
-
-@pytest.mark.parametrize(("n", "low"), [(6, 0), (8, 0), (9, 1), (20, 5), (100, 39), (200, 85)])
-def test_median_interval_covers_as_much_as_it_says_and_no_more_than_needed(n: int, low: int) -> None:
-    assert median_interval(n) == (low, n - 1 - low)
-
-    def coverage(rank: int) -> float:
-        return 1.0 - 2 * sum(math.comb(n, k) for k in range(rank + 1)) / float(2**n)
-
-    assert coverage(low) >= 0.95 > coverage(low + 1)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import builtins
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from frs.edge.metadata import GraphMetadata
 from frs.edge.ort import OnnxRuntimeSession
+from frs.edge.sessions import open_session
 from frs.errors import ExportError, RuntimeMissing
 from frs.export.onnx import export_onnx
 from tests.frs.export.lab import busy_detector, pictures
@@ -51,6 +53,31 @@ def test_padding_is_cut_off(exported: Path) -> None:
     assert session.info.classes == ("cat", "dög", "bird")
     assert session.provider == "CPUExecutionProvider"
     assert session.batch == 2
+
+
+def test_a_split_run_answers_the_same_and_copies_nothing(exported: Path) -> None:
+    with OnnxRuntimeSession(exported, threads=1) as session:
+        outputs, split = session.run_split(IMAGES)
+        for output, expected in zip(outputs, session.run_raw(IMAGES), strict=True):
+            np.testing.assert_array_equal(output, expected)
+    assert (split.copy_in, split.copy_out, split.gpu) == (None, None, None)
+    assert split.infer > 0
+
+
+def test_a_closed_session_gives_its_model_back(exported: Path) -> None:
+    session = OnnxRuntimeSession(exported)
+    model = weakref.ref(session.session)
+    with session:
+        assert model() is not None
+    assert model() is None
+
+
+def test_the_suffix_says_which_runtime_opens_a_file(exported: Path, tmp_path: Path) -> None:
+    session = open_session(exported, threads=1)
+    assert isinstance(session, OnnxRuntimeSession)
+    assert (session.path, session.batch, session.metadata.precision) == (exported, 2, "fp32")
+    with pytest.raises(ExportError, match=r"student\.pt: the runtime of a file is known by its suffix"):
+        open_session(tmp_path / "student.pt")
 
 
 @pytest.mark.parametrize(

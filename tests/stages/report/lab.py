@@ -95,8 +95,11 @@ def _accuracy(model: str, runtime: str, decode: str, ap: float) -> dict[str, Any
 def _profile(model: str) -> dict[str, Any]:
     return {
         "model": model, "runtime": "onnxruntime", "precision": "fp32", "batch": 1, "threads": 2,
-        "latency_ms": {"p50": 10.0, "p90": 11.0, "p99": 12.0, "runs": 200},
-        "stages_ms": {"preprocess": 1.0, "infer": 8.0, "postprocess": 1.0},
-        "throughput_ips": 100.0, "peak_memory_mb": 50.0, "artifact_mb": 4.0,
-        "missing": {"energy_mj": "no power rail"},
+        "latency_ms": {
+            "p50": 10.0, "p50_interval": [9.5, 10.5], "p90": 11.0, "p95": 11.5, "p99": 12.0, "runs": 200, "seconds": 3.01,
+        },
+        "stages_ms": {"preprocess": 1.0, "copy_in": None, "infer": 8.0, "copy_out": None, "postprocess": 1.0},
+        "gpu_ms": None, "throughput_ips": 100.0, "cold_start_ms": 70.0, "peak_memory_mb": 50.0, "device_memory_mb": None,
+        "artifact_mb": 4.0, "energy_mj": None, "temperature_c": None, "other_load": 2.0, "warnings": [],
+        "missing": {"energy_mj": "no power rail", "temperature_c": f"{HOSTILE} has no sensors"},
     }  # fmt: skip

@@ -69,5 +69,35 @@ def test_what_was_not_measured_is_a_dash() -> None:
     assert "| student.plan | not built: no &lt;b&gt;builder&lt;/b&gt; here | – | – |" in text
 
 
+def test_why_a_latency_should_not_be_quoted_stands_under_the_table_once() -> None:
+    made = report()
+    assert "should not be quoted" not in markdown(made, NO_PICTURES)
+    teacher, student = made["profiles"]
+    teacher["warnings"] = ["The clocks were not locked.", "The machine throttled."]
+    student["warnings"] = ["The clocks were not locked."]
+    text = markdown(made, NO_PICTURES)
+    assert "- The clocks were not locked.\n- The machine throttled. (teacher fp32)\n" in text
+    assert text.index("should not be quoted") > text.index("| artifact | p50 ms")
+
+
+def test_what_is_missing_of_some_files_says_of_which() -> None:
+    made = report()
+    made["profiles"][1]["missing"] = {"energy_mj": "no power rail", "power_mode": "no modes", "clocks": "no modes"}
+    text = markdown(made, NO_PICTURES)
+    assert "Not measured: energy (no power rail); temperature of teacher fp32 (" in text
+    assert "power mode of student fp32, clocks of student fp32 (no modes)." in text
+
+
+def test_an_engine_stands_beside_the_file_that_it_was_built_from() -> None:
+    made = report()
+    engine = {**made["profiles"][1], "runtime": "tensorrt", "threads": None, "gpu_ms": {"p50": 6.0, "p99": 7.0}}
+    engine["stages_ms"] = {**engine["stages_ms"], "copy_in": 0.5, "copy_out": 0.25}
+    made["profiles"].append(engine)
+    text = markdown(made, NO_PICTURES)
+    row = "10.0 | 9.5 to 10.5 | 11.0 | 11.5 | 12.0 | 1.0"
+    assert f"| student fp32 ONNX Runtime | {row} | – | 8.0 | 1.0 | – | 100.0 |" in text
+    assert f"| student fp32 TensorRT | {row} | 0.8 | 8.0 | 1.0 | 6.0 | 100.0 |" in text
+
+
 def test_safe_keeps_the_words() -> None:
     assert html.unescape(safe("a <b> & `c`").replace("\\", "")) == "a <b> & `c`"

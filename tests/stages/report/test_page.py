@@ -48,7 +48,7 @@ def test_the_verdict_stands_first(made: str) -> None:
         "student.plan not built: no <b>builder</b> here – –",
         "frs-pipeline run 'a <b>.yaml' --set seed=0",
         "name: '</pre><script>alert(2)</script>'",
-        "Not measured: energy (no power rail).",
+        "Not measured: energy (no power rail); temperature (",
         "memory gb 8.0",
         HOSTILE,
     ],

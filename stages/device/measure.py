@@ -1,0 +1,203 @@
+"""The steps of a device run: engines, detections, times. One that fails is told of, and the others go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frs.edge.bundle import Bundle, Member
+from frs.errors import FrsError
+from pipeline.deployment import EngineConfig, ProfileConfig
+from pipeline.stage import Progress
+from stages.artifacts import SUFFIXES, OnnxFile
+from stages.device.work import Work
+
+if TYPE_CHECKING:
+    from frs.edge.latency import Artifact
+
+RUNTIMES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
+RUNS_HERE = ("deserialised", "executed")
+"""How far an engine is proven that this machine's GPU takes."""
+_PROBE_RUNS = 20
+
+
+@dataclass
+class Measured:
+    """engines, profiles: rows of the report. rows: artifact -> COCO's result rows. failures: artifact -> why it was not
+    measured; notes: what else to tell."""
+
+    engines: list[dict[str, Any]] = field(default_factory=list)
+    profiles: list[dict[str, Any]] = field(default_factory=list)
+    rows: dict[Artifact, list[dict[str, Any]]] = field(default_factory=dict)
+    failures: dict[Artifact, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+class Measurement:
+    """What this machine makes of a bundle, step by step.
+
+    facts: what of the machine a step's result depends on: another machine or runtime does every step again.
+    """
+
+    def __init__(self, work: Work, facts: Mapping[str, Any], progress: Progress) -> None:
+        self.work = work
+        self.facts = facts
+        self.progress = progress
+        self.found = Measured()
+        self.files = sorted(work.bundle.of_kind("onnx"), key=_order)
+
+    def build_engines(self, config: EngineConfig) -> None:
+        """A plan of every file that is meant for TensorRT, by the library that is here."""
+        wanted = [
+            member for member in self.files if OnnxFile(str(member.model), str(member.precision), "").for_tensorrt
+        ]
+        for done, member in enumerate(wanted):
+            plan = self.plan(member)
+            self.progress.update(done, len(wanted), build=plan.name)
+            row = self.work.step(
+                f"engine-{plan.stem}",
+                {**self.facts, **config.model_dump(mode="json")},
+                lambda member=member, plan=plan: self._build(member, plan, config),
+                lambda row, plan=plan: row["proven"] not in (None, "failed") and _sha256(plan) == row["plan_sha256"],
+            )
+            if row["proven"] is None:
+                self.note(f"No engines were built: {row['message']}")
+                return
+            self.found.engines.append(row)
+            self.progress.log(f"{plan.name}: {row['proven']}" + (f" ({row['message']})" if row["message"] else ""))
+            if row["proven"] == "failed":
+                self._failed(self._artifact(member, "tensorrt"), f"the engine was not built: {row['message']}")
+        if self.found.engines and all(row["proven"] == "planned" for row in self.found.engines):
+            self.note("The engines were built, and nothing here can run them: they were not scored or timed.")
+
+    def _build(self, member: Member, plan: Path, config: EngineConfig) -> dict[str, Any]:
+        from frs.export.engine import build_engine
+
+        plan.parent.mkdir(exist_ok=True)
+        timings = self.work.folder / "timings"
+        timings.mkdir(exist_ok=True)
+        report = build_engine(
+            self.work.bundle.path(member),
+            plan,
+            properties=member.properties,
+            workspace_mb=config.workspace_mb,
+            timeout_s=config.timeout_s,
+            timings=timings,
+        )
+        return {"model": member.model, "precision": member.precision, **asdict(report)}
+
+    def score(self, runtimes: Mapping[str, bool]) -> None:
+        """The detections of everything that runs here, on all bundled images. runtimes: which are there."""
+        from stages.device.score import score
+
+        total = sum(member.kind == "image" for member in self.work.bundle.members)
+        for artifact in self._candidates(runtimes):
+            name = f"{artifact.path.name} in {RUNTIMES[artifact.runtime]}"
+
+            def told(done: int, name: str = name) -> None:
+                self.progress.update(done, total, score=name, images=f"{done}/{total}")
+
+            try:
+                self.found.rows[artifact] = self.work.step(
+                    f"score-{artifact.path.name}",
+                    {**self.facts, "plan": _sha256(artifact.path)},
+                    lambda artifact=artifact, told=told: score(artifact.path, self.work.bundle.folder, told),
+                )
+            except FrsError as error:
+                self._failed(artifact, f"not scored: {error}")
+                continue
+            self.progress.log(f"{name}: scored on {total} images")
+        for row in self.found.engines:
+            if any(_same(row, artifact) for artifact in self.found.rows if artifact.runtime == "tensorrt"):
+                row["proven"] = "executed"
+
+    def profile(self, config: ProfileConfig, images: list[Path]) -> None:
+        """The times of everything that was scored, in turn. One that cannot be timed is left out of the turn."""
+        artifacts = list(self.found.rows)
+        for alone in (False, True):
+            if not artifacts:
+                return
+            try:
+                facts = {**self.facts, **config.model_dump(mode="json"), "files": [_sha256(a.path) for a in artifacts]}
+                self.found.profiles = self.work.step(
+                    "profile", facts, lambda artifacts=artifacts: self._profile(artifacts, config, images)
+                )
+                return
+            except FrsError as error:
+                if alone:
+                    for artifact in artifacts:
+                        self._failed(artifact, f"not timed: {error}")
+                artifacts = [artifact for artifact in artifacts if not alone and self._can_be_timed(artifact, images)]
+
+    def _profile(self, artifacts: list[Artifact], config: ProfileConfig, images: list[Path]) -> list[dict[str, Any]]:
+        from frs.edge.latency import profile_artifacts
+
+        return profile_artifacts(
+            artifacts,
+            images[: config.images],
+            runs=config.runs,
+            seconds=config.seconds,
+            threads=config.threads,
+            batches=config.batches,
+            progress=lambda done, total: self.progress.update(done, total, time=f"{len(artifacts)} files in turn"),
+        )
+
+    def _can_be_timed(self, artifact: Artifact, images: list[Path]) -> bool:
+        from frs.edge.latency import profile_artifacts
+
+        try:
+            profile_artifacts([artifact], images[:1], runs=_PROBE_RUNS, seconds=0)
+        except FrsError as error:
+            self._failed(artifact, f"not timed: {error}")
+            return False
+        return True
+
+    def plan(self, member: Member) -> Path:
+        return self.work.engines / Path(member.path).with_suffix(".plan").name
+
+    def _candidates(self, runtimes: Mapping[str, bool]) -> Iterator[Artifact]:
+        if runtimes["onnxruntime"]:
+            for member in self.files:
+                yield self._artifact(member, "onnxruntime")
+        for member in self.files:
+            artifact = self._artifact(member, "tensorrt")
+            if any(_same(row, artifact) and row["proven"] in RUNS_HERE for row in self.found.engines):
+                yield artifact
+
+    def _artifact(self, member: Member, runtime: str) -> Artifact:
+        from frs.edge.latency import Artifact
+
+        path = self.plan(member) if runtime == "tensorrt" else self.work.bundle.path(member)
+        return Artifact(str(member.model), str(member.precision), runtime, path)
+
+    def _failed(self, artifact: Artifact, why: str) -> None:
+        self.found.failures[artifact] = why
+        self.note(f"{artifact.model} {artifact.precision} in {RUNTIMES[artifact.runtime]}: {why}")
+
+    def note(self, text: str) -> None:
+        """Tell it now, and in the report."""
+        self.found.notes.append(text)
+        self.progress.log(text)
+
+
+def images_of(bundle: Bundle) -> list[Path]:
+    return [bundle.path(member) for member in bundle.of_kind("image")]
+
+
+def _order(member: Member) -> tuple[bool, int]:
+    """The teacher first, then by precision, as everywhere."""
+    precisions = list(SUFFIXES)
+    known = member.precision in precisions
+    return member.model != "teacher", precisions.index(str(member.precision)) if known else len(precisions)
+
+
+def _same(row: Mapping[str, Any], artifact: Artifact) -> bool:
+    return (row["model"], row["precision"]) == (artifact.model, artifact.precision)
+
+
+def _sha256(path: Path) -> str | None:
+    from frs.export.files import sha256_of
+
+    return sha256_of(path) if path.is_file() else None
