@@ -17,6 +17,7 @@ from pipeline.files import locked, sync_tree
 
 FOLDER = "devices"
 FILE = "device.json"
+PAGE = "device.html"
 SCHEMA = 1
 
 Key = tuple[str, str, str]
@@ -156,6 +157,16 @@ def checked(host: str, text: str, bundle: str) -> dict[str, Any]:
     if measured != bundle:
         raise RemoteError(f"{host}: its {FILE} is of another bundle; nothing was taken over")
     return document
+
+
+def is_page(text: str) -> bool:
+    """Whether a page from another machine begins as ours do: by forbidding itself all scripts and requests.
+
+    What follows can take nothing of that back, and a browser keeps to it, whoever wrote the page.
+    """
+    template = (Path(__file__).parent / "templates" / PAGE).read_text(encoding="utf-8")
+    head = template[template.index("<!doctype") : template.index("<title>")]
+    return text.startswith(head)
 
 
 def _key(row: dict[str, Any]) -> Key:

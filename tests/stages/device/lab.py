@@ -19,9 +19,14 @@ SHA256 = "0" * 64
 LIBRARIES = {
     "onnxruntime": {"version": "1.32.0", "missing": None},
     "tensorrt": {"version": None, "missing": "ModuleNotFoundError: No module named 'tensorrt'"},
+    "tensorrt-rtx": {"version": None, "missing": "ModuleNotFoundError: No module named 'tensorrt_rtx'"},
     "pycocotools": {"version": "2.0.11", "missing": None},
+    "jinja2": {"version": "3.1.6", "missing": None},
 }
 INFO = {"frs_pipeline": __version__, "bundle_format": 1, "device": "A board", "gpu": None, "libraries": LIBRARIES}
+
+_HEAD = (ROOT / "stages" / "device" / "templates" / "device.html").read_text()
+PAGE = _HEAD[_HEAD.index("<!doctype") : _HEAD.index("<title>")] + "<title>A page</title>"
 
 _STUB = """\
 #!{python}
@@ -42,6 +47,7 @@ results.mkdir(exist_ok=True)
 def finish(code=0, **changes):
     document = {{**{document!r}, "bundle_sha256": sha256, **changes}}
     (results / "device.json").write_text(json.dumps(document))
+    (results / "device.html").write_text({page!r})
     sys.exit(code)
 
 def say(text):
@@ -59,7 +65,7 @@ def device(**changes: Any) -> dict[str, Any]:
 
 def stub(far: Far, run: str = "", info: dict[str, Any] = INFO) -> str:
     """A frs-pipeline at the far end that does `run` in place of measuring; returns --command."""
-    text = _STUB.format(python=sys.executable, root=str(ROOT), info=info, document=device(), run=run)
+    text = _STUB.format(python=sys.executable, root=str(ROOT), info=info, document=device(), page=PAGE, run=run)
     return str(far.script("stub.py", text))
 
 

@@ -22,11 +22,12 @@ from frs.errors import RemoteError, RuntimeMissing
 from frs.remote import Remote
 from pipeline.cli import main
 from stages.device.push import push
-from tests.stages.device.lab import INFO, LIBRARIES, ROOT, Watched, packed, result, stub
+from tests.stages.device.lab import INFO, LIBRARIES, PAGE, ROOT, Watched, packed, result, stub
 from tests.stages.device.sshd import ALIAS, LOCKED_OUT, STRANGER, Far, can_run, missing, running
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 BUNDLE = random.Random(0).randbytes(20_000_000)
+SMALL = random.Random(1).randbytes(1_000_000)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_results_come_into_the_run_and_a_second_push_sends_nothing(far: Far, run
     screen = Watched()
     assert push(Remote(ALIAS), run_dir, packed(BUNDLE), command, screen) == ["gain"]
     assert screen.text.splitlines() == [
-        f"board: A board; frs-pipeline {INFO['frs_pipeline']}, onnxruntime 1.32.0, pycocotools 2.0.11",
+        f"board: A board; frs-pipeline {INFO['frs_pipeline']}, onnxruntime 1.32.0, pycocotools 2.0.11, jinja2 3.1.6",
         "bundle: 20000000 bytes",
         "board: the bundle is there (20.0 MB)",
         "board: device run",
@@ -94,9 +95,18 @@ def test_results_come_into_the_run_and_a_second_push_sends_nothing(far: Far, run
     after = files(run_dir)
     assert {path: content for path, content in after.items() if "/devices/" not in path} == before
     assert [path.name for path in (run_dir / "devices").iterdir() if path.is_dir()] == ["board"]
+    assert (run_dir / "devices" / "board" / "device.html").read_text() == PAGE
     again = Watched()
     push(Remote(ALIAS), run_dir, packed(BUNDLE), command, again)
     assert "the bundle is there already" in again.text
+
+
+def test_a_page_that_could_run_scripts_stays_where_it_is(far: Far, run_dir: Path) -> None:
+    screen = Watched()
+    late = f"lambda: (results / 'device.html').write_text('<script>1</script>' + {PAGE!r})"
+    push(Remote(ALIAS), run_dir, packed(b"x"), stub(far, f"import atexit; atexit.register({late})"), screen)
+    assert "its device.html is not as this version's are and stays there" in screen.text
+    assert [path.name for path in (run_dir / "devices" / "board").iterdir()] == ["device.json"]
 
 
 def test_what_is_on_the_device_is_for_its_user_alone(far: Far, run_dir: Path) -> None:
@@ -145,7 +155,7 @@ def test_a_kill_here_ends_the_far_end_too(far: Far, run_dir: Path) -> None:
 
 
 def test_a_connection_cut_in_the_middle_of_the_upload(far: Far, run_dir: Path) -> None:
-    struck = []
+    struck: list[float] = []
 
     def moved(done: float) -> None:
         if done > len(BUNDLE) / 2 and not struck:
@@ -165,22 +175,22 @@ def test_a_connection_cut_in_the_middle_of_the_upload(far: Far, run_dir: Path) -
 
 
 def test_half_a_bundle_that_is_another_is_not_completed_twice(far: Far, run_dir: Path) -> None:
-    push(Remote(ALIAS), run_dir, packed(BUNDLE), stub(far), Watched())
-    (folder(far) / "bundle.tar").unlink()
-    (folder(far) / "bundle.part").write_bytes(b"another")
-    (folder(far) / "bundle.part").chmod(0o666)
+    push(Remote(ALIAS), run_dir, packed(SMALL), stub(far), Watched())
+    (folder(far, SMALL) / "bundle.tar").unlink()
+    (folder(far, SMALL) / "bundle.part").write_bytes(b"another")
+    (folder(far, SMALL) / "bundle.part").chmod(0o666)
     with pytest.raises(RemoteError, match="came there damaged and was deleted"):
-        push(Remote(ALIAS), run_dir, packed(BUNDLE), stub(far), Watched())
-    push(Remote(ALIAS), run_dir, packed(BUNDLE), stub(far), Watched())
+        push(Remote(ALIAS), run_dir, packed(SMALL), stub(far), Watched())
+    push(Remote(ALIAS), run_dir, packed(SMALL), stub(far), Watched())
 
 
 def test_a_bundle_that_was_damaged_on_the_device_is_sent_again(far: Far, run_dir: Path) -> None:
-    push(Remote(ALIAS), run_dir, packed(BUNDLE), stub(far), Watched())
-    with (folder(far) / "bundle.tar").open("r+b") as file:
+    push(Remote(ALIAS), run_dir, packed(SMALL), stub(far), Watched())
+    with (folder(far, SMALL) / "bundle.tar").open("r+b") as file:
         file.write(bytes(100))
     screen = Watched()
-    push(Remote(ALIAS), run_dir, packed(BUNDLE), stub(far), screen)
-    assert "the bundle is there (20.0 MB)" in screen.text
+    push(Remote(ALIAS), run_dir, packed(SMALL), stub(far), screen)
+    assert "the bundle is there (1.0 MB)" in screen.text
 
 
 @pytest.fixture
@@ -244,7 +254,7 @@ def test_a_folder_that_cannot_be_made(far: Far, run_dir: Path) -> None:
 def test_a_far_end_without_a_runtime(far: Far, run_dir: Path) -> None:
     """The real `device info`, where both libraries are found and cannot be loaded."""
     (far.home / "lacks").mkdir()
-    for name in ("onnxruntime", "tensorrt"):
+    for name in ("onnxruntime", "tensorrt", "tensorrt_rtx"):
         (far.home / "lacks" / f"{name}.py").write_text(
             "raise ImportError('libcudart.so.12: cannot open shared object file')"
         )
@@ -430,7 +440,7 @@ def test_a_login_that_greets(far: Far, run_dir: Path) -> None:
 
 def test_the_far_end_hears_that_somebody_is_there(far: Far, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence ends it, a sign of life now and then keeps it."""
-    patient = stub(far, "end_unattended(silence=1.5); time.sleep(4)")
+    patient = stub(far, "end_unattended(silence=1); time.sleep(2.5)")
     monkeypatch.setattr("frs.remote.HEARTBEAT", 0.2)
     push(Remote(ALIAS), run_dir, packed(b"x"), patient, Watched())
     monkeypatch.setattr("frs.remote.HEARTBEAT", 60)
