@@ -19,7 +19,7 @@ from frs.errors import RemoteError, RuntimeMissing
 from frs.remote import Remote
 from pipeline import __version__
 from pipeline.errors import Busy
-from stages.device.results import FILE, PAGE, checked, filled, is_page
+from stages.device.results import FILE, PAGE, checked, failed_gates, filled, is_page
 
 FOLDER = "~/.cache/frs-pipeline/push"
 """On the device; in it a folder for each bundle."""
@@ -96,7 +96,7 @@ def push(remote: Remote, run_dir: Path, pack: Callable[[Path], str], command: st
             (results / PAGE).write_text(page, encoding="utf-8")
         else:
             screen.print(f"{remote.host}: its {PAGE} is not as this version's are and stays there")
-    return [str(gate["name"]) for gate in document["gates"] if not gate["passed"]]
+    return failed_gates(document)
 
 
 def _check(remote: Remote, command: str, screen: Screen) -> None:

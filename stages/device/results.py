@@ -65,7 +65,13 @@ def parse(text: str) -> dict[str, Any]:
     if document["schema"] != SCHEMA or document["kind"] != "device":
         raise ValueError(f"schema {document['schema']}, kind {document['kind']!r}")
     machine("", document)
+    failed_gates(document)
     return dict(document)
+
+
+def failed_gates(document: dict[str, Any]) -> list[str]:
+    """The names of those that were not passed. Raises as `parse` does."""
+    return [_text(gate["name"]) for gate in document["gates"] if gate["passed"] is not True]
 
 
 def machine(name: str, report: dict[str, Any]) -> Machine:
