@@ -74,7 +74,7 @@ def ours(family: str, size: int, folder: Path) -> Row:
     for precision in ("fp32", "fp16"):
         path = folder / f"{family}.{precision}.onnx"
         report = export_onnx(detector, path, height=size, width=size, precision=precision)
-        plan = build_engine(path, path.with_suffix(".plan"))
+        plan = build_engine(path, path.with_suffix(".plan"), properties={})
         measured = parity(reference, OnnxRuntimeSession(path), [image[None] for image in images])
         row[precision] = {
             "nodes": report.nodes,
@@ -118,7 +118,7 @@ def theirs(family: str, folder: Path) -> Row:
         warnings.simplefilter("ignore")
         torch.onnx.export(model, ([torch.rand(3, 320, 320)],), path, dynamo=False, opset_version=18, verbose=False)
     row["torchvision_nodes"] = count_nodes(onnx.load(path).graph)
-    built = build_engine(path, path.with_suffix(".plan"))
+    built = build_engine(path, path.with_suffix(".plan"), properties={})
     row["torchvision_plan"] = (built.message or built.proven)[:160]
     return row
 

@@ -32,6 +32,8 @@ ANNOTATIONS = "annotations.json"
 KINDS = ("annotations", "image", "onnx", "reference")
 
 MOST_MEMBERS = 1_000_000
+LONGEST_NAME = 100
+"""Characters; what a tar's header holds."""
 LARGEST_MANIFEST = 256 * 2**20
 """Bytes; a million images take about 150 MB of it."""
 
@@ -396,7 +398,11 @@ def _check(members: Sequence[Member], document: Mapping[str, Any], path: Path) -
     """Names that stay in their folder whatever the file system, and the members that a bundle is made of."""
     folders = {"annotations": ANNOTATIONS, "image": "images/", "onnx": "models/", "reference": "reference/"}
     for member in members:
-        if not _NAME.fullmatch(member.path) or not member.path.startswith(folders[member.kind]):
+        if (
+            len(member.path) > LONGEST_NAME
+            or not _NAME.fullmatch(member.path)
+            or not member.path.startswith(folders[member.kind])
+        ):
             raise BundleError(
                 f"{path}: a member is called {member.path[:200]!r}, which no bundle's file is: it could leave its folder; "
                 "do not use this bundle"

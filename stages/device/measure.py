@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,11 @@ from pipeline.deployment import EngineConfig, ProfileConfig
 from pipeline.stage import Progress
 from stages.artifacts import SUFFIXES, OnnxFile
 from stages.device.work import Work
+from stages.report.summary import number
 
 if TYPE_CHECKING:
-    from frs.edge.latency import Artifact
+    from frs.edge.measured import Artifact
+    from frs.evaluation import Row
 
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
 RUNS_HERE = ("deserialised", "executed")
@@ -25,12 +28,13 @@ _PROBE_RUNS = 20
 
 @dataclass
 class Measured:
-    """engines, profiles: rows of the report. rows: artifact -> COCO's result rows. failures: artifact -> why it was not
-    measured; notes: what else to tell."""
+    """engines, profiles: rows of the report. rows, accuracy: artifact -> COCO's result rows, and their AP. failures: artifact
+    -> why it was not measured; notes: all that is to tell."""
 
     engines: list[dict[str, Any]] = field(default_factory=list)
     profiles: list[dict[str, Any]] = field(default_factory=list)
-    rows: dict[Artifact, list[dict[str, Any]]] = field(default_factory=dict)
+    rows: dict[Artifact, list[Row]] = field(default_factory=dict)
+    accuracy: dict[Artifact, dict[str, Any]] = field(default_factory=dict)
     failures: dict[Artifact, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -59,8 +63,8 @@ class Measurement:
             row = self.work.step(
                 f"engine-{plan.stem}",
                 {**self.facts, **config.model_dump(mode="json")},
-                lambda member=member, plan=plan: self._build(member, plan, config),
-                lambda row, plan=plan: row["proven"] not in (None, "failed") and _sha256(plan) == row["plan_sha256"],
+                partial(self._build, member, plan, config),
+                partial(_is_built, plan),
             )
             if row["proven"] is None:
                 self.note(f"No engines were built: {row['message']}")
@@ -90,25 +94,25 @@ class Measurement:
 
     def score(self, runtimes: Mapping[str, bool]) -> None:
         """The detections of everything that runs here, on all bundled images. runtimes: which are there."""
+        from frs.evaluation import evaluate
         from stages.device.score import score
 
         total = sum(member.kind == "image" for member in self.work.bundle.members)
         for artifact in self._candidates(runtimes):
             name = f"{artifact.path.name} in {RUNTIMES[artifact.runtime]}"
 
-            def told(done: int, name: str = name) -> None:
-                self.progress.update(done, total, score=name, images=f"{done}/{total}")
-
             try:
-                self.found.rows[artifact] = self.work.step(
+                rows = self.work.step(
                     f"score-{artifact.path.name}",
-                    {**self.facts, "plan": _sha256(artifact.path)},
-                    lambda artifact=artifact, told=told: score(artifact.path, self.work.bundle.folder, told),
+                    {**self.facts, "file": _sha256(artifact.path)},
+                    partial(score, artifact.path, self.work.bundle.folder, partial(self._told, name, total)),
                 )
+                scored = evaluate(self.work.bundle.annotations, rows)
             except FrsError as error:
                 self._failed(artifact, f"not scored: {error}")
                 continue
-            self.progress.log(f"{name}: scored on {total} images")
+            self.found.rows[artifact], self.found.accuracy[artifact] = rows, scored.to_json()
+            self.progress.log(f"{name}: AP {number(scored.AP)} on {total} images")
         for row in self.found.engines:
             if any(_same(row, artifact) for artifact in self.found.rows if artifact.runtime == "tensorrt"):
                 row["proven"] = "executed"
@@ -122,7 +126,7 @@ class Measurement:
             try:
                 facts = {**self.facts, **config.model_dump(mode="json"), "files": [_sha256(a.path) for a in artifacts]}
                 self.found.profiles = self.work.step(
-                    "profile", facts, lambda artifacts=artifacts: self._profile(artifacts, config, images)
+                    "profile", facts, partial(self._profile, artifacts, config, images)
                 )
                 return
             except FrsError as error:
@@ -153,6 +157,9 @@ class Measurement:
             self._failed(artifact, f"not timed: {error}")
             return False
         return True
+
+    def _told(self, name: str, total: int, done: int) -> None:
+        self.progress.update(done, total, score=name, images=f"{done}/{total}")
 
     def plan(self, member: Member) -> Path:
         return self.work.engines / Path(member.path).with_suffix(".plan").name
@@ -195,6 +202,10 @@ def _order(member: Member) -> tuple[bool, int]:
 
 def _same(row: Mapping[str, Any], artifact: Artifact) -> bool:
     return (row["model"], row["precision"]) == (artifact.model, artifact.precision)
+
+
+def _is_built(plan: Path, row: Mapping[str, Any]) -> bool:
+    return row["proven"] not in (None, "failed") and _sha256(plan) == row["plan_sha256"]
 
 
 def _sha256(path: Path) -> str | None:

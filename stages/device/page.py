@@ -6,13 +6,13 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from stages.device import table
-from stages.device.measure import Measured
+from stages.device.measure import RUNTIMES, Measured
 from stages.device.work import Work
 from stages.report import tables
 from stages.report.gates import failures
 from stages.report.page import templates
 from stages.report.pictures import COLOURS, TRUTH, Picture, panel, resized, spread
-from stages.report.summary import Report, number
+from stages.report.summary import NONE, Report, number
 
 if TYPE_CHECKING:
     from frs.evaluation import Row
@@ -62,13 +62,19 @@ def _facts(report: Report) -> list[tuple[str, str, str]]:
     torch = next(row["AP"] for row in report["accuracy"] if (row["model"], row["runtime"]) == ("student", "torch"))
     p50, p99 = (student.profile["latency_ms"][key] for key in ("p50", "p99"))
     energy, memory = student.profile["energy_mj"], student.profile["peak_memory_mb"]
-    return [
+    facts = [
         ("latency, p50", f"{number(p50)} ms", f"p99 {number(p99)} ms"),
         ("AP of the file", number(student.ap), f"in torch {number(torch)}"),
         ("images a second", number(student.profile["throughput_ips"]), f"batch {student.profile['batch']}"),
-        ("peak memory", _with_unit(memory, "MB"), f"teacher {_with_unit(beside and beside['peak_memory_mb'], 'MB')}"),
-        ("energy a call", _with_unit(energy, "mJ"), student.profile["energy_rail"] or "not measured here"),
+        (
+            "peak memory",
+            _with_unit(memory, "MB"),
+            f"teacher {_with_unit(beside['peak_memory_mb'] if beside else None, 'MB')}",
+        ),
     ]
+    if energy is not None:
+        facts.append(("energy a call", _with_unit(energy, "mJ"), student.profile["energy_rail"]))
+    return facts
 
 
 def _with_unit(value: float | None, unit: str) -> str:
@@ -83,7 +89,7 @@ def _bars(report: Report) -> list[dict[str, Any]]:
     return [
         {
             "line": line,
-            "runtime": table.RUNTIMES[line.runtime],
+            "runtime": RUNTIMES[line.runtime],
             "p50": 100 * line.profile["latency_ms"]["p50"] / slowest,
             "p99": 100 * line.profile["latency_ms"]["p99"] / slowest,
             "ap": 100 * (line.ap or 0.0) / best,
@@ -101,7 +107,7 @@ def _engines(report: Report) -> tables.Table:
         (
             PurePath(files[row["model"], row["precision"]]).with_suffix(".plan").name,
             f"{row['builder'] or 'nothing'} {row['version'] or ''}".rstrip(),
-            row["target"] or tables.NONE,
+            row["target"] or NONE,
             tables.PROVEN[row["proven"]] + (f": {row['message']}" if row["message"] else ""),
             number(row["seconds"]),
             number(row["size_mb"]),

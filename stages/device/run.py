@@ -79,6 +79,7 @@ def _measured(work: Work, runtimes: dict[str, bool], progress: Progress) -> dict
     from stages.device.document import device_document
     from stages.device.measure import Measurement, images_of
     from stages.device.page import device_page
+    from stages.device.reference import read_reference
 
     about, settings = work.bundle.about, _settings(work.bundle)
     environment = {
@@ -86,13 +87,14 @@ def _measured(work: Work, runtimes: dict[str, bool], progress: Progress) -> dict
         "packages": {"frs-pipeline": __version__, **package_versions(PACKAGES)},
     }
     progress.log(f"{about.run}, {len(work.bundle.of_kind('image'))} images, by {about.producer}")
+    reference = read_reference(work.bundle)
     measurement = Measurement(work, environment, progress)
     measurement.build_engines(settings.engine)
     if not runtimes["onnxruntime"]:
         measurement.note("ONNX Runtime is not installed here: the ONNX files were not scored or timed.")
     measurement.score(runtimes)
     measurement.profile(settings.profile, images_of(work.bundle))
-    document = device_document(work, measurement.found, settings.gates, environment)
+    document = device_document(work, reference, measurement.found, settings.gates, environment)
     write_atomic(work.results / RESULT, to_json_text(document))
     page = device_page(document, work, measurement.found)
     write_atomic(work.results / PAGE, page.encode(errors="backslashreplace").decode())
@@ -103,9 +105,13 @@ def _measured(work: Work, runtimes: dict[str, bool], progress: Progress) -> dict
 def _settings(bundle: Bundle) -> Settings:
     from pydantic import ValidationError
 
-    kinds = {"engine": EngineConfig, "profile": ProfileConfig, "gates": GatesConfig}
+    given = bundle.about.settings
     try:
-        return Settings(**{name: kind.model_validate(bundle.about.settings[name]) for name, kind in kinds.items()})
+        return Settings(
+            EngineConfig.model_validate(given["engine"]),
+            ProfileConfig.model_validate(given["profile"]),
+            GatesConfig.model_validate(given["gates"]),
+        )
     except (KeyError, ValidationError) as error:
         first = str(error).splitlines()[0]
         raise BundleError(

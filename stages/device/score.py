@@ -14,15 +14,18 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frs.errors import ExportError, FrsError
+
+if TYPE_CHECKING:
+    from frs.evaluation import Row
 
 BATCH = 8
 """Images at a time where the graph leaves the batch open."""
 
 
-def score(artifact: Path, bundle: Path, progress: Callable[[int], None]) -> list[dict[str, Any]]:
+def score(artifact: Path, bundle: Path, progress: Callable[[int], None]) -> list[Row]:
     """COCO's result rows of an artifact on the images of an extracted bundle.
 
     progress: called with the number of images that are done. Raises ExportError with what the process said in the end.
@@ -57,7 +60,7 @@ def score(artifact: Path, bundle: Path, progress: Callable[[int], None]) -> list
                 lines = errors.read().decode(errors="replace").strip().splitlines()
                 ended = f"the process that scores it ended with status {status}"
                 raise ExportError(lines[-1][:500] if lines and status == 1 else f"{artifact.name}: {ended}")
-        rows: list[dict[str, Any]] = json.loads(answered.read_text(encoding="utf-8"))
+        rows: list[Row] = json.loads(answered.read_text(encoding="utf-8"))
         return rows
 
 

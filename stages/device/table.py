@@ -31,11 +31,11 @@ class Line(NamedTuple):
 
     @property
     def p50(self) -> float | None:
-        return self.profile and self.profile["latency_ms"]["p50"]
+        return None if self.profile is None else self.profile["latency_ms"]["p50"]
 
     @property
     def ap(self) -> float | None:
-        return self.accuracy and self.accuracy["AP"]
+        return None if self.accuracy is None else self.accuracy["AP"]
 
 
 def lines(report: Report) -> list[Line]:
@@ -90,8 +90,9 @@ def device_table(report: Report, results: Path) -> RenderableType:
     from rich.table import Table as Drawn
     from rich.text import Text
 
-    images = report["data"]["val"]["images"]
-    title = Text(plain(f"{report['name']} on {report['device']}: AP on {images} images, times at batch 1"))
+    images, batches = report["data"]["val"]["images"], [line.profile["batch"] for line in lines(report) if line.profile]
+    times = f", times at batch {min(batches)}" if batches else ""
+    title = Text(plain(f"{report['name']} on {report['device']}: AP on {images} images{times}"))
     drawn = Drawn(title=title, title_justify="left")
     for place, name in enumerate(summary_table(report).header):
         drawn.add_column(name, justify="left" if place < 2 else "right")

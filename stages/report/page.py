@@ -47,6 +47,7 @@ def page(report: Report, pictures: Pictures, config: str) -> str:
             tables={name: getattr(tables, f"{name}_table")(report) for name in _TABLES},
             timed=tables.timed(report),
             cautions=tables.cautions(report),
+            circumstances=tables.circumstances(report),
             not_measured=tables.not_measured(report),
             environment=list(tables.environment(report)),
             colours={name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in COLOURS.items()},

@@ -151,6 +151,22 @@ def not_measured(report: Report) -> str:
     return "; ".join(f"{', '.join(keys)} {why}" for why, keys in reasons.items())
 
 
+def circumstances(report: Report) -> str:
+    """What the machine was set to and did while it was timed, as far as it tells; empty where it tells nothing."""
+    profiles = report["profiles"]
+    told = {
+        key: ", ".join(dict.fromkeys(str(profile[key]) for profile in profiles if profile[key] is not None))
+        for key in ("power_mode", "clocks", "energy_rail")
+    }
+    words = {"power_mode": "power mode {}", "clocks": "clocks {}", "energy_rail": "energy measured at {}"}
+    said = [words[key].format(value) for key, value in told.items() if value]
+    throttled = [profile["throttled"] for profile in profiles if profile["throttled"] is not None]
+    if throttled:
+        said.append("throttled" if any(throttled) else "not throttled")
+    text = ", ".join(said)
+    return text[:1].upper() + text[1:]
+
+
 def timed(report: Report) -> str:
     """How much of each file's work was timed, in words."""
     latencies = [profile["latency_ms"] for profile in report["profiles"]]
@@ -206,7 +222,7 @@ def _weights_and_graphs(report: Report) -> Iterable[tuple[str, ...]]:
 def _engines(report: Report) -> Iterable[tuple[str, ...]]:
     graphs = {(file["model"], file["kind"]): PurePath(file["file"]) for file in report["files"]}
     for engine in report["engines"]:
-        proven = PROVEN[engine["proven"]]
+        proven = "no engine" if engine["proven"] is None else PROVEN[engine["proven"]]
         if engine["builder"]:
             proven += f" ({engine['builder']} {engine['version']}, {engine['target']})"
         if engine["message"]:

@@ -79,10 +79,11 @@ def test_report_json_keeps_its_schema(report: dict[str, Any]) -> None:
     edge = {"resize": "shortest_edge", "height": 128, "width": 1333}
     assert [row["input"] for row in report["accuracy"]] == [letterbox, edge, letterbox] * 3 + [letterbox] * 4
     profile_keys = {
-        "model", "runtime", "precision", "device", "batch", "latency_ms", "stages_ms", "throughput_ips",
-        "peak_memory_mb", "artifact_mb", "energy_mj", "power_mode", "clocks", "throttled", "missing",
+        "model", "runtime", "precision", "device", "provider", "threads", "batch", "latency_ms", "stages_ms", "gpu_ms",
+        "throughput_ips", "cold_start_ms", "peak_memory_mb", "device_memory_mb", "artifact_mb", "energy_mj", "energy_rail",
+        "power_idle_w", "power_mode", "clocks", "temperature_c", "throttled", "other_load", "warnings", "missing",
     }  # fmt: skip
-    assert all(profile_keys <= set(row) for row in report["profiles"])
+    assert all(profile_keys == set(row) for row in report["profiles"])
     assert [(p["model"], p["precision"]) for p in report["profiles"]] == [
         ("teacher", "fp32"), ("teacher", "fp16"), ("student", "fp32"), ("student", "fp16"),
     ]  # fmt: skip
@@ -90,8 +91,10 @@ def test_report_json_keeps_its_schema(report: dict[str, Any]) -> None:
 
 def test_every_null_of_a_profile_has_its_reason(report: dict[str, Any]) -> None:
     for profile in report["profiles"]:
-        for key in ("energy_mj", "power_mode", "clocks", "throttled"):
-            assert profile[key] is not None or profile["missing"][key]
+        unknown = {key for key, value in profile.items() if value is None}
+        unknown |= {f"stages_ms.{key}" for key, value in profile["stages_ms"].items() if value is None}
+        assert unknown == set(profile["missing"])
+        assert all(profile["missing"].values())
 
 
 def test_latency_figures_are_in_order(report: dict[str, Any]) -> None:
@@ -99,7 +102,7 @@ def test_latency_figures_are_in_order(report: dict[str, Any]) -> None:
         latency = profile["latency_ms"]
         assert 0 < latency["min"] <= latency["p50"] <= latency["p90"] <= latency["p99"]
         assert latency["p50_interval"][0] <= latency["p50"] <= latency["p50_interval"][1]
-        assert latency["runs"] == 20
+        assert latency["runs"] >= 20
 
 
 def test_the_reported_ap_is_what_pycocotools_says_of_the_predictions(finished: Path, report: dict[str, Any]) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from frs.detectors import GFL
 from frs.edge.ort import OnnxRuntimeSession
+from frs.evaluation.parity import Parity, parity
 from frs.export.engine import build_engine
 from frs.export.onnx import export_onnx
-from frs.evaluation.parity import Parity, parity
 from frs.export.torch_predictor import TorchPredictor
 from tests.frs.export.lab import busy_gfl, pictures
 from tests.frs.export.test_engine import rtx
@@ -87,5 +87,5 @@ def test_tensorrt_builds_it(
     if batch is not None:
         onnx_file = tmp_path / "x.onnx"
         export_onnx(detector, onnx_file, height=HEIGHT, width=WIDTH, batch=batch, precision=precision)
-    report = build_engine(onnx_file, tmp_path / "x.plan", target="sm_86")
+    report = build_engine(onnx_file, tmp_path / "x.plan", properties={}, target="sm_86")
     assert (report.proven, report.message) == ("planned", None)

@@ -88,6 +88,14 @@ def test_what_is_missing_of_some_files_says_of_which() -> None:
     assert "power mode of student fp32, clocks of student fp32 (no modes)." in text
 
 
+def test_the_machines_mode_and_the_rail_are_named_where_they_are_known() -> None:
+    made = report()
+    assert "ower mode" not in markdown(made, NO_PICTURES)
+    made["profiles"][0] |= {"power_mode": "MAXN", "clocks": "locked", "energy_rail": "VDD_IN", "throttled": False}
+    made["profiles"][1] |= {"power_mode": "MAXN", "clocks": "locked", "throttled": True}
+    assert "Power mode MAXN, clocks locked, energy measured at VDD\\_IN, throttled. Not" in markdown(made, NO_PICTURES)
+
+
 def test_an_engine_stands_beside_the_file_that_it_was_built_from() -> None:
     made = report()
     engine = {**made["profiles"][1], "runtime": "tensorrt", "threads": None, "gpu_ms": {"p50": 6.0, "p99": 7.0}}
