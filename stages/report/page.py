@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _PANEL = 480
 """Longest side of a photograph in the page, in pixels."""
-_TABLES = ("models", "class", "accuracy", "latency", "files", "gates", "data")
+_TABLES = ("models", "class", "accuracy", "latency", "memory", "files", "gates", "data")
 _TONES = {"helped": "good", "hurt": "bad"}
 
 
