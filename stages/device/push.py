@@ -105,10 +105,8 @@ def _check(remote: Remote, command: str, screen: Screen) -> None:
 
     info = _info(remote, command)
     libraries = info["libraries"]
-    present = [f"{name} {each['version']}" for name, each in libraries.items() if not each["missing"]]
-    screen.print(
-        f"{remote.host}: {info['device']}; frs-pipeline {info['frs_pipeline']}, {', '.join(present) or 'alone'}"
-    )
+    runtimes = "".join(f", {name} {libraries[name]['version']}" for name in _RUNTIMES if not libraries[name]["missing"])
+    screen.print(f"{remote.host}: {info['device']}, frs-pipeline {info['frs_pipeline']}{runtimes}")
     if info["bundle_format"] != FORMAT:
         raise RemoteError(
             f"{remote.host}: its frs-pipeline {info['frs_pipeline']} reads bundles of format {info['bundle_format']}, this one "

@@ -73,12 +73,12 @@ def test_what_nobody_measured_is_said_once(tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     few = [{**row, "images": 200} for row in device()["accuracy"]]
     other = [{"model": "student", "kind": "fp32", "file": "student.onnx", "bytes": 1, "sha256": "c" * 64}]
-    warned = [{**device()["profiles"][0], "warnings": ["clocks not locked"]}]
+    warned = [{**device()["profiles"][0], "warnings": ["Clocks are not locked."]}]
     text = shown(make(tmp_path, few=device(accuracy=few), other=device(files=other), warned=device(profiles=warned)))
     assert "Not scored on the same images: APs of different columns cannot be compared." in text
     assert "other: measured with other files than this report's; push to it again." in text
     assert "few: measured" not in text
-    assert "! warned, do not quote these times: clocks not locked." in text
+    assert "! Times of warned that are not to be quoted: Clocks are not locked." in text
     assert "10.0 / 12.0 !" in text
 
 

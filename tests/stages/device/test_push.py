@@ -22,6 +22,7 @@ from frs.errors import RemoteError, RuntimeMissing
 from frs.remote import Remote
 from pipeline.cli import main
 from stages.device.push import push
+from tests.stages.conftest import frs_pipeline
 from tests.stages.device.lab import INFO, LIBRARIES, PAGE, ROOT, Watched, packed, result, stub
 from tests.stages.device.sshd import ALIAS, LOCKED_OUT, STRANGER, Far, can_run, missing, running
 
@@ -84,7 +85,7 @@ def test_results_come_into_the_run_and_a_second_push_sends_nothing(far: Far, run
     screen = Watched()
     assert push(Remote(ALIAS), run_dir, packed(BUNDLE), command, screen) == ["gain"]
     assert screen.text.splitlines() == [
-        f"board: A board; frs-pipeline {INFO['frs_pipeline']}, onnxruntime 1.32.0, pycocotools 2.0.11, jinja2 3.1.6",
+        f"board: A board, frs-pipeline {INFO['frs_pipeline']}, onnxruntime 1.32.0",
         "bundle: 20000000 bytes",
         "board: the bundle is there (20.0 MB)",
         "board: device run",
@@ -143,7 +144,8 @@ def test_an_interruption_here_ends_the_far_end_too(far: Far, run_dir: Path) -> N
 def test_a_kill_here_ends_the_far_end_too(far: Far, run_dir: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from frs.remote import Remote; from stages.device.push import push\n"
-        "from tests.stages.device.lab import Watched, packed\n"
+        "from tests.stages.conftest import frs_pipeline
+from tests.stages.device.lab import Watched, packed\n"
         "push(Remote('board'), Path(sys.argv[1]), packed(b'x'), sys.argv[2], Watched(lambda line: print(line, flush=True)))"
     )
     command = [sys.executable, "-c", script, str(run_dir), stub(far, "say('half'); time.sleep(60)")]
@@ -446,3 +448,39 @@ def test_the_far_end_hears_that_somebody_is_there(far: Far, run_dir: Path, monke
     monkeypatch.setattr("frs.remote.HEARTBEAT", 60)
     with pytest.raises(RemoteError, match="device run was ended there"):
         push(Remote(ALIAS), run_dir, packed(b"x"), patient, Watched())
+
+
+@pytest.fixture
+def small(workplace: Path, tmp_path: Path) -> Path:
+    """A finished run of one's own."""
+    shutil.copytree(workplace / "runs", tmp_path / "runs")
+    return tmp_path
+
+
+def test_a_real_run_interrupted_and_continued(far: Far, small: Path) -> None:
+    """No stub: bundle, upload, engines, scores, times, Ctrl-C here, the same command again, and the report."""
+    real = f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m pipeline.cli "$@"\n'
+    command = ("device", "push", "small", "--host", ALIAS, "--command", str(far.script("real", real)))
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=small
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert any("teacher.onnx in ONNX Runtime" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+        assert process.stderr.read() == "frs-pipeline: interrupted; the same command continues\n"
+    before = files(small / "runs" / "small")
+    done = frs_pipeline(*command, cwd=small, check=False)
+    assert done.returncode in (0, 3), done.stderr  # gates of a network that learnt nothing may fail
+    assert "board: the bundle is there already" in done.stdout
+    document = result(small / "runs" / "small", "board")
+    assert {row["runtime"] for row in document["profiles"]} == {"onnxruntime"}
+    after = files(small / "runs" / "small")
+    assert set(after) - set(before) == {
+        str(small / "runs" / "small" / name) for name in ("devices/board/device.json", "devices/board/device.html", "devices.html")
+    }
+    assert before.items() <= after.items()
+    shown = frs_pipeline("report", "small", cwd=small).stdout
+    assert "Devices side by side" in shown
+    assert shown.splitlines()[-1] == "Devices: runs/small/devices.html"
