@@ -119,7 +119,7 @@ def theirs(family: str, folder: Path) -> Row:
         torch.onnx.export(model, ([torch.rand(3, 320, 320)],), path, dynamo=False, opset_version=18, verbose=False)
     row["torchvision_nodes"] = count_nodes(onnx.load(path).graph)
     built = build_engine(path, path.with_suffix(".plan"), properties={})
-    row["torchvision_plan"] = (built.message or built.proven)[:160]
+    row["torchvision_plan"] = str(built.message or built.proven)[:160]
     return row
 
 

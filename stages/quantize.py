@@ -1,15 +1,28 @@
-"""quantize: int8 variants of the exported files, calibrated on training images."""
+"""quantize: int8 variants of the exported files, calibrated on training images, and what they lose on others."""
 
 from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
 from pipeline.deployment import MADE_OF
 from pipeline.stage import Context, Metrics, Stage
-from stages.artifacts import quantised
-from stages.common import DATA_INPUTS, dataset, runtime_facts
+from stages.artifacts import OnnxFile, quantised
+from stages.common import DATA_INPUTS, dataset, runtime_facts, write_json
+
+if TYPE_CHECKING:
+    from frs.data import CocoDataset
+    from frs.export.fallback import Step
+    from frs.export.int8 import Exported, Sensitivity
 
 CALIBRATION_BATCH = 8
 """Images at a time where the graph leaves the batch open."""
+AP_SECONDS = 300.0
+"""Longer than that `quantize.sensitivity: auto` does not score groups of layers."""
 
 
 def stage(config: Config) -> Stage:
@@ -18,28 +31,135 @@ def stage(config: Config) -> Stage:
     return Stage(
         name="quantize",
         inputs={**DATA_INPUTS, **{label: f"export/{label}" for label in sorted(sources)}},
-        outputs={file.label: file.name for file in files},
-        reads=("quantize", "input", "export.batch", "seed"),
-        version=1,
+        outputs={
+            **{file.label: file.name for file in files},
+            "sensitivity": "sensitivity.json",
+            "quantization": "quantization.json",
+        },
+        reads=("quantize", "input", "export.batch", "seed", "gates.int8_max_drop"),
+        version=2,
         run=_run,
         facts=runtime_facts,
-        publish={file.label: file.name for file in files},
+        publish={**{file.label: file.name for file in files}, "sensitivity": "sensitivity.json"},
     )
 
 
 def _run(context: Context) -> Metrics:
+    from frs.export.holdout import divide
+
+    config = context.config.quantize
+    data = dataset(context, "train")
+    calibration, held = divide(data, config.images, config.holdout, seed=context.config.seed)
+    few = len(data.images) < config.images + config.holdout
+    context.progress.log(
+        f"{len(calibration.images)} training images to calibrate on, {len(held.images)} others to measure the loss on"
+        + (f" (there are only {len(data.images)}, not {config.images} + {config.holdout})" if few else "")
+    )
+    quantization: dict[str, Any] = {}
+    sensitivity: dict[str, Any] = {}
+    files = quantised(context.config)
+    with _exported(context, calibration, held) as sources:
+        measured: dict[tuple[str, bool], tuple[str, Sensitivity]] = {}
+        for file in files:
+            source = sources[f"{file.model}_{MADE_OF[file.precision]}"]
+            # The variants for TensorRT have the same Q/DQ at the same places.
+            key = (file.model, file.for_tensorrt)
+            if key not in measured:
+                measured[key] = file.label, source.sensitivity(file.precision, config.sensitivity, AP_SECONDS)
+            on, found = measured[key]
+            made = _make(context, file, source, found)
+            quantization[file.label] = {**made, "calibration": len(calibration.images), "holdout": len(held.images)}
+            sensitivity[file.label] = {"measured_on": on, **_report(source, found, frozenset(made["kept"]))}
+            context.progress.log(_summed_up(file, made))
+    write_json(context.outputs["quantization"], quantization)
+    write_json(context.outputs["sensitivity"], sensitivity)
+    return {"files": quantization}
+
+
+@contextmanager
+def _exported(context: Context, calibration: CocoDataset, held: CocoDataset) -> Iterator[dict[str, Exported]]:
+    """The floating-point files by label, as long as the folder with the decoded images is there."""
     from frs.data import evaluation_batches
+    from frs.export.holdout import HeldOut
+    from frs.export.int8 import Exported
+
+    size, threads = context.config.input, context.config.runtime.threads
+    batch = context.config.export.batch or CALIBRATION_BATCH
+    scored = 0
+
+    def said() -> None:
+        nonlocal scored
+        scored += 1
+        context.progress.update(scored, max(scored, 30), files=scored)
+
+    def batches() -> Iterator[Any]:
+        return (pixels for pixels, _, _ in evaluation_batches(calibration, size.height, size.width, batch))
+
+    with tempfile.TemporaryDirectory(dir=context.scratch) as folder:
+        images = HeldOut(held, Path(folder), height=size.height, width=size.width, batch=batch, threads=threads)
+        yield {
+            label: Exported(path, batches, images, Path(folder), threads, said)
+            for label, path in context.inputs.items()
+            if label not in DATA_INPUTS
+        }
+
+
+def _make(context: Context, file: OnnxFile, source: Exported, found: Sensitivity) -> dict[str, Any]:
+    """Write the file, with as many layers in higher precision as its limit asks for; and what came of it."""
+    from frs.export.fallback import fall_back, rank
     from frs.export.quantize import quantize
 
-    config, size = context.config.quantize, context.config.input
-    images = dataset(context, "train").first(config.images)
-    for done, file in enumerate(quantised(context.config)):
-        context.progress.update(done, len(quantised(context.config)), file=file.name)
-        batches = evaluation_batches(images, size.height, size.width, context.config.export.batch or CALIBRATION_BATCH)
-        quantize(
-            context.inputs[f"{file.model}_{MADE_OF[file.precision]}"],
-            context.outputs[file.label],
-            (batch for batch, _, _ in batches),
-            precision=file.precision,
-        )
-    return {}
+    config, limit = context.config.quantize, context.config.gates.int8_max_drop
+    asked = source.asked_for(first=config.keep_first, last=config.keep_last, patterns=config.keep)
+    ranked = [name for name in rank(source.layers, found.sqnr, found.drops) if name not in asked]
+    more: frozenset[str] = frozenset()
+    steps: list[Step] = []
+    if source.ap is not None:
+        more, steps = fall_back(ranked, lambda names: source.drop(file.precision, asked | names), limit)
+    kept = [layer.name for layer in source.layers if layer.name in asked | more]
+    quantize(source.file, context.outputs[file.label], source.ranges, precision=file.precision, keep=kept)
+    return {
+        "drop": next((round(step.drop, 4) for step in steps if step.kept == len(more)), None),
+        "source_AP": source.ap,
+        "limit": limit,
+        "layers": len(source.layers),
+        "kept": kept,
+        "asked_for": sorted(asked),
+        "steps": [{"kept": step.kept, "drop": round(step.drop, 4)} for step in steps],
+        "missing": {} if steps else {"drop": "no held-out image has an object, so there is no AP to lose"},
+    }
+
+
+def _report(source: Exported, found: Sensitivity, kept: frozenset[str]) -> dict[str, Any]:
+    from frs.export.layers import groups
+
+    return {
+        "by": found.by,
+        "why": found.why,
+        "source_AP": source.ap,
+        "groups": [
+            {
+                "name": name,
+                "layers": len(part),
+                "drop": None if found.drops is None else round(found.drops[name], 4),
+                "kept": sum(layer.name in kept for layer in part),
+            }
+            for name, part in groups(source.layers).items()
+        ],
+        "layers": [
+            {
+                "name": layer.name,
+                "group": layer.group,
+                "sqnr_db": found.sqnr[layer.name],
+                "kept": layer.name in kept,
+            }
+            for layer in source.layers
+        ],
+    }
+
+
+def _summed_up(file: OnnxFile, made: dict[str, Any]) -> str:
+    lost = "AP not measured" if made["drop"] is None else f"{made['drop']:.2f} AP lost on the held-out images"
+    kept, all_of_them = len(made["kept"]), made["layers"]
+    left = "every layer quantised" if not kept else f"{kept} of {all_of_them} layers kept in higher precision"
+    return f"{file.name}: {lost}; {left}" + (", so that nothing is int8" if kept == all_of_them else "")

@@ -375,12 +375,19 @@ def _about(document: Mapping[str, Any]) -> About:
     return About(classes=classes, category_ids=ids, thresholds=thresholds, **size, **nested, **texts)
 
 
+_EVERY: dict[str, type] = {"path": str, "bytes": int, "sha256": str, "kind": str}
+_BESIDES: dict[str, dict[str, type]] = {
+    "onnx": {"model": str, "precision": str, "properties": dict},
+    "reference": {"model": str},
+}
+"""What an entry of `files` has besides, by its kind."""
+
+
 def _member(entry: Any) -> Member:
     if not isinstance(entry, dict):
         raise _Malformed("files")
     kind = _typed(entry, "kind", str)
-    needed: dict[str, Any] = {"path": str, "bytes": int, "sha256": str, "kind": str}
-    needed |= {"onnx": {"model": str, "precision": str, "properties": dict}, "reference": {"model": str}}.get(kind, {})
+    needed = {**_EVERY, **_BESIDES.get(kind, {})}
     values = {key: _typed(entry, key, wanted) for key, wanted in needed.items()}
     properties = values.get("properties", {})
     if (

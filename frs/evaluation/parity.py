@@ -127,9 +127,7 @@ def worst(images: Mapping[int, Compared], count: int) -> list[int]:
     return [key for key in ranked[:count] if images[key].disagreement > 0]
 
 
-def by_image(
-    rows: Iterable[Row], images: Iterable[int], category_ids: Sequence[int]
-) -> dict[int, Detections]:
+def by_image(rows: Iterable[Row], images: Iterable[int], category_ids: Sequence[int]) -> dict[int, Detections]:
     """COCO's result rows as detections of every image, found something or not; boxes in pixels of the image, best first."""
     labels = {category: label for label, category in enumerate(category_ids)}
     grouped: defaultdict[int, list[Row]] = defaultdict(list)

@@ -81,15 +81,18 @@ def build(trt: Any, request: Mapping[str, Any], gpu: Gpu | None) -> dict[str, An
         if not config.set_compute_capability(getattr(trt.ComputeCapability, wanted), 0):
             return failed(f"{target} was refused")
     profile = add_profile(builder, network, config, request["batches"])
-    timings = gpu and request["timings"] and timing_cache.cache_path(Path(request["timings"]), trt, gpu)
-    timed = timings and timing_cache.attach(trt, config, timings, log.keep)
+    timings = None
+    if gpu is not None and request["timings"] is not None:
+        timings = timing_cache.cache_path(Path(request["timings"]), trt, gpu)
+        if not timing_cache.attach(trt, config, timings, log.keep):
+            timings = None
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         return failed("the graph was not built", profile)
     data = bytes(plan)
     built = Path(request["plan"])
     built.write_bytes(data)
-    if timed:
+    if timings is not None:
         built.with_name(timings.name).write_bytes(bytes(config.get_timing_cache().serialize()))
     proven = "planned"
     if gpu is not None and gpu.sm == target:
@@ -133,7 +136,7 @@ def network_flags(trt: Any) -> int:
 def resolve_target(trt: Any, config: Any, target: str | None, gpu: Gpu | None) -> str | None:
     """The compute capability that the plan will be for: the GPU's own, unless the library compiles ahead of time."""
     if not hasattr(config, "num_compute_capabilities"):
-        return gpu and gpu.sm
+        return gpu.sm if gpu else None
     if target is None:
         return gpu.sm if gpu else AHEAD_OF_TIME
     return target if hasattr(trt.ComputeCapability, target.replace("sm_", "SM")) else None

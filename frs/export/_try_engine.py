@@ -8,17 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from frs.edge.image import PADDING
-from frs.edge.sidecar import Sidecar
 from frs.edge.trt import TensorRTSession
 from frs.errors import FrsError
 from frs.interrupts import end_with
 
 
 def main(plan: Path) -> None:
-    session = TensorRTSession(plan)
-    profile = Sidecar.of(plan).profile
-    batch = session.batch or (profile["images"][1][0] if profile else 1)
-    session.run_raw(np.full((batch, 3, session.info.height, session.info.width), PADDING, np.uint8))
+    with TensorRTSession(plan) as session:
+        least, _ = session.batches
+        session.run_raw(np.full((least, 3, session.info.height, session.info.width), PADDING, np.uint8))
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def build_engine(
             properties=dict(properties),
         )
         if sidecar.proven == "deserialised":
-            sidecar = _execute(sidecar, built, timeout_s)
+            sidecar = execute(sidecar, built, timeout_s)
     if data is not None:
         write_atomically(plan, data)
     write_atomically(sidecar_path(plan), sidecar.to_json().encode())
@@ -144,7 +144,7 @@ def _keep_times(folder: Path, timings: Path) -> list[str]:
     return [fault for fault in said if fault is not None]
 
 
-def _execute(sidecar: Sidecar, plan: Path, timeout_s: float) -> Sidecar:
+def execute(sidecar: Sidecar, plan: Path, timeout_s: float) -> Sidecar:
     """Run the plan once, on grey images, in a process of its own; the sidecar then says so, or why it did not run."""
     write_atomically(sidecar_path(plan), sidecar.to_json().encode())
     ended = run_module("frs.export._try_engine", str(plan), str(os.getpid()), folder=plan.parent, timeout_s=timeout_s)

@@ -7,9 +7,10 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from stages.report import tables
+from stages.report import shipped, tables
 from stages.report.charts import CLASSES_SHOWN, charts
-from stages.report.gates import failures
+from stages.report.disagreements import FILE, TORCH
+from stages.report.gates import failures, worst_images
 from stages.report.pictures import COLOURS, Pictures
 from stages.report.summary import NONE, Report, accuracy, cost, measured_at, number, shown_precision, verdict
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _PANEL = 480
 """Longest side of a photograph in the page, in pixels."""
 _TABLES = ("models", "class", "accuracy", "latency", "memory", "files", "gates", "data")
+_SHIPPED = ("artifacts", "int8", "sensitivity")
+_COLOURS = {**COLOURS, "torch": TORCH, "file": FILE}
 _TONES = {"helped": "good", "hurt": "bad"}
 
 
@@ -36,7 +39,8 @@ def page(report: Report, pictures: Pictures, config: str) -> str:
             config=config,
             verdict=verdict(report),
             tone=_TONES.get(report["distillation"]["verdict"], "open"),
-            failures=failures(report["gates"]),
+            failures=failures(report["gates"], worst_images(report)),
+            kept=shipped.kept_layers(report),
             classes_shown=CLASSES_SHOWN,
             threads=tables.threads(report),
             facts=list(_facts(report)),
@@ -44,13 +48,16 @@ def page(report: Report, pictures: Pictures, config: str) -> str:
             measured_at=measured_at(report),
             charts={name: Markup(svg) for name, svg in charts(report).items()},
             taught=tables.taught(report),
-            tables={name: getattr(tables, f"{name}_table")(report) for name in _TABLES},
+            tables={
+                **{name: getattr(tables, f"{name}_table")(report) for name in _TABLES},
+                **{name: getattr(shipped, f"{name}_table")(report) for name in _SHIPPED},
+            },
             timed=tables.timed(report),
             cautions=tables.cautions(report),
             circumstances=tables.circumstances(report),
             not_measured=tables.not_measured(report),
             environment=list(tables.environment(report)),
-            colours={name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in COLOURS.items()},
+            colours={name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in _COLOURS.items()},
         )
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.stage import Context
@@ -45,12 +45,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """All pictures of a report. thresholds: model -> score below which its boxes are not drawn."""
+    """All pictures of a report. thresholds: model -> score below which its boxes are not drawn. disagreements: label of each
+    artifact that failed a gate -> its worst images, with torch's boxes and its own."""
 
     maps: tuple[Picture, ...]
     wins: tuple[Picture, ...]
     losses: tuple[Picture, ...]
     thresholds: Mapping[str, float]
+    disagreements: Mapping[str, tuple[Picture, ...]] = field(default_factory=dict)
 
 
 def draw_pictures(context: Context) -> Pictures:

@@ -16,6 +16,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from safetensors import safe_open
 
+from frs.edge.sidecar import Sidecar
+from frs.export.onnx import read_metadata
+from stages.artifacts import OnnxFile
 from tests.stages.conftest import SMALL, frs_pipeline
 from tests.stages.report.browser import CHROMIUM, visit
 
@@ -131,12 +134,19 @@ def test_every_file_was_held_against_torch_with_enough_boxes(report: dict[str, A
 
 
 def test_engines_are_planned_and_say_what_built_them(finished: Path, report: dict[str, Any]) -> None:
+    assert [(engine["model"], engine["precision"]) for engine in report["engines"]] == [
+        ("teacher", "fp32"), ("teacher", "fp16"),
+        ("student", "fp32"), ("student", "fp16"), ("student", "int8"), ("student", "int8+fp16"),
+    ]  # fmt: skip
     for engine in report["engines"]:
         assert engine["proven"] == "planned", engine["message"]
         assert engine["builder"] == "tensorrt_rtx"
         assert engine["target"] == "sm_86"
-    sidecar = json.loads((finished / "student.plan.json").read_text())
-    assert sidecar["onnx_sha256"]
+    for name in ("student", "student.int8-fp16"):
+        sidecar = Sidecar.of(finished / f"{name}.plan")
+        onnx_file = finished / f"{name}.onnx"
+        assert sidecar.onnx_sha256 == hashlib.sha256(onnx_file.read_bytes()).hexdigest()
+        assert sidecar.properties == read_metadata(onnx_file).to_properties()
 
 
 def test_class_names_and_category_ids_travel_in_the_file(finished: Path) -> None:
@@ -182,8 +192,7 @@ def test_every_file_is_listed_with_the_hash_that_it_has(finished: Path, report: 
     named = {each["file"]: each["sha256"] for each in report["files"]}
     assert len(named) == 3 + 4
     for engine in report["engines"]:
-        half = ".fp16" if engine["precision"] == "fp16" else ""
-        named[f"{engine['model']}{half}.plan"] = engine["plan_sha256"]
+        named[OnnxFile(engine["model"], engine["precision"], "").plan] = engine["plan_sha256"]
     for name, sha256 in named.items():
         assert hashlib.sha256((finished / name).read_bytes()).hexdigest() == sha256
 

@@ -43,7 +43,7 @@ def member(path: str, content: bytes) -> Member:
     kind = {"images": "image", "models": "onnx", "reference": "reference"}.get(path.partition("/")[0], "annotations")
     name = path.rpartition("/")[2].partition(".")[0]
     model = name if kind in ("onnx", "reference") else None
-    onnx = {"precision": "fp32", "properties": {"producer": '"frs"'}} if kind == "onnx" else {}
+    onnx: dict[str, Any] = {"precision": "fp32", "properties": {"producer": '"frs"'}} if kind == "onnx" else {}
     return Member(path, len(content), hashlib.sha256(content).hexdigest(), kind, model, **onnx)
 
 
@@ -279,10 +279,11 @@ def test_a_member_that_is_no_plain_file(whole: bytes, tmp_path: Path, what: str)
 
 
 def test_members_that_the_manifest_does_not_list(whole: bytes, tmp_path: Path) -> None:
+    listed: list[tuple[tarfile.TarInfo | str, bytes]]
     listed = [("manifest.json", sealed(manifest(whole))), *((path, CONTENTS[path]) for path in sorted(CONTENTS))]
     assert opened(tar(*listed), tmp_path / "listed").about == ABOUT
     swapped = [*listed[:2], listed[3], listed[2], *listed[4:]]
-    long = [(info_of("x" * 300, tarfile.REGTYPE), b"")]
+    long: list[tuple[tarfile.TarInfo | str, bytes]] = [(info_of("x" * 300, tarfile.REGTYPE), b"")]
     for number, (members, form) in enumerate(
         [
             ([*listed, ("more", b"")], tarfile.USTAR_FORMAT),

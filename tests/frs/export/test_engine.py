@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from frs.edge.image import PADDING
 from frs.edge.machine import find_gpu
 from frs.edge.sidecar import Sidecar
+from frs.edge.trt import TensorRTSession
 from frs.errors import EngineError
-from frs.export import limited
+from frs.export import _try_engine, engine, limited
 from frs.export.engine import build_engine
 from frs.export.onnx import export_onnx, read_metadata
 from frs.export.quantize import quantize
+from tests.frs.edge.stand_in import Behaviour, Cuda, install
+from tests.frs.edge.test_sidecar import GOOD
+from tests.frs.edge.test_trt import plan_of
 from tests.frs.export.lab import busy_detector, pictures
 
 
@@ -89,6 +95,46 @@ def test_what_is_refused_is_told_in_nvidias_words(node: str, words: str, tmp_pat
     assert (sidecar.proven, sidecar.message, sidecar.plan_sha256) == ("failed", report.message, None)
     assert 0 < len(sidecar.log) <= limited.KEPT_LINES
     assert sorted(file.name for file in tmp_path.iterdir()) == ["x.onnx", "x.plan.json"]
+
+
+@rtx
+def test_a_plan_that_does_not_run_is_no_more_than_it_was(exported: Path, tmp_path: Path) -> None:
+    path, plan = exported / "fp32.onnx", tmp_path / "x.plan"
+    build_engine(path, plan, properties=read_metadata(path).to_properties())
+    taken = replace(Sidecar.of(plan), proven="deserialised")
+    told = engine.execute(taken, plan, 60)
+    assert told.proven == "deserialised"
+    assert told.message is not None
+    assert told.message.startswith(f"it did not run: {plan}: it was built for sm_86, and no GPU is found here")
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 1), ("fp16", 2)])
+def test_a_plan_is_run_on_grey_images_of_the_least_batch(
+    precision: str, least: int, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a stand-in for a GPU, whose answers are ONNX Runtime's."""
+    cuda = Cuda()
+    install(monkeypatch, "10.3", cuda, Behaviour(profile=(least, 2, 4)))
+    plan = plan_of(exported / f"{precision}.onnx", tmp_path)
+    ran: list[Any] = []
+    run = TensorRTSession.run_raw
+    monkeypatch.setattr(TensorRTSession, "run_raw", lambda self, images: ran.append(images) or run(self, images))
+    _try_engine.main(plan)
+    assert [(each.shape, each.dtype, np.unique(each).tolist()) for each in ran] == [
+        ((least, 3, HEIGHT, WIDTH), np.uint8, [PADDING])
+    ]
+    assert cuda.live == 0
+
+
+def test_what_has_run_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.plan").touch()
+    monkeypatch.setattr(engine, "run_module", lambda *_, **__: limited.Ended(0, []))
+    told = engine.execute(replace(GOOD, proven="deserialised"), tmp_path / "x.plan", 60)
+    assert (told.proven, told.message) == ("executed", None)
+    assert Sidecar.of(tmp_path / "x.plan").proven == "deserialised", "what the session reads is from before"
+    monkeypatch.setattr(engine, "run_module", lambda *_, **__: limited.Ended(None, []))
+    told = engine.execute(replace(GOOD, proven="deserialised"), tmp_path / "x.plan", 60)
+    assert (told.proven, told.message) == ("deserialised", "it did not run: not within 60 s")
 
 
 @rtx

@@ -144,8 +144,7 @@ def test_an_interruption_here_ends_the_far_end_too(far: Far, run_dir: Path) -> N
 def test_a_kill_here_ends_the_far_end_too(far: Far, run_dir: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from frs.remote import Remote; from stages.device.push import push\n"
-        "from tests.stages.conftest import frs_pipeline
-from tests.stages.device.lab import Watched, packed\n"
+        "from tests.stages.device.lab import Watched, packed\n"
         "push(Remote('board'), Path(sys.argv[1]), packed(b'x'), sys.argv[2], Watched(lambda line: print(line, flush=True)))"
     )
     command = [sys.executable, "-c", script, str(run_dir), stub(far, "say('half'); time.sleep(60)")]
@@ -462,7 +461,11 @@ def test_a_real_run_interrupted_and_continued(far: Far, small: Path) -> None:
     real = f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m pipeline.cli "$@"\n'
     command = ("device", "push", "small", "--host", ALIAS, "--command", str(far.script("real", real)))
     with subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=small
+        [sys.executable, "-m", "pipeline.cli", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=small,
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -470,16 +473,16 @@ def test_a_real_run_interrupted_and_continued(far: Far, small: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait() == 130
         assert process.stderr.read() == "frs-pipeline: interrupted; the same command continues\n"
-    before = files(small / "runs" / "small")
+    run_dir = small / "runs" / "small"
+    before = files(run_dir)
     done = frs_pipeline(*command, cwd=small, check=False)
     assert done.returncode in (0, 3), done.stderr  # gates of a network that learnt nothing may fail
     assert "board: the bundle is there already" in done.stdout
-    document = result(small / "runs" / "small", "board")
+    document = result(run_dir, "board")
     assert {row["runtime"] for row in document["profiles"]} == {"onnxruntime"}
-    after = files(small / "runs" / "small")
-    assert set(after) - set(before) == {
-        str(small / "runs" / "small" / name) for name in ("devices/board/device.json", "devices/board/device.html", "devices.html")
-    }
+    after = files(run_dir)
+    new = ("devices/board/device.json", "devices/board/device.html", "devices.html")
+    assert set(after) - set(before) == {str(run_dir / name) for name in new}
     assert before.items() <= after.items()
     shown = frs_pipeline("report", "small", cwd=small).stdout
     assert "Devices side by side" in shown
