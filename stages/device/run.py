@@ -98,6 +98,7 @@ def _measured(work: Work, runtimes: dict[str, bool], progress: Progress) -> dict
     write_atomic(work.results / RESULT, to_json_text(document))
     page = device_page(document, work, measurement.found)
     write_atomic(work.results / PAGE, page.encode(errors="backslashreplace").decode())
+    work.forget("profile")  # whoever asks again wants the times of today, with clocks locked perhaps
     return document
 
 

@@ -19,6 +19,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 SSH = shutil.which("ssh")
 ALIAS = "board"
@@ -42,10 +44,9 @@ class Far:
 
     def sessions(self) -> list[int]:
         """Processes of sshd that serve a connection."""
-        done = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(self.server)], capture_output=True, text=True, check=False
-        )
-        return [int(word) for word in done.stdout.split()]
+        return [
+            each.pid for each in psutil.Process(self.server).children(recursive=True) if each.name().startswith("sshd")
+        ]
 
     def script(self, name: str, text: str) -> Path:
         """A program at the far end."""
@@ -119,7 +120,9 @@ def _user(place: Path) -> Iterator[tuple[str, Path, tuple[str, ...]]]:
             become = (*become, "--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search")
         yield name, home, become
     finally:
-        subprocess.run(["pkill", "-KILL", "-U", name], check=False)
+        for process in psutil.process_iter(["username"]):
+            if process.info["username"] == name:
+                process.kill()
         subprocess.run(["userdel", name], check=True, capture_output=True)
 
 
