@@ -8,6 +8,8 @@
     ├── TrainingError     a training that cannot go on
     ├── ExportError       a graph that cannot be written or read
     ├── EngineError       a TensorRT build or load
+    ├── BundleError       an archive for a device
+    ├── RemoteError       another machine that cannot be reached, or that did not do what it was asked to
     └── RuntimeMissing    a library or provider that this machine lacks
 
 The message says what is wrong, where (file, key, value), and what to do next. Anything else that is raised is a
@@ -49,5 +51,13 @@ class EngineError(FrsError):
     """A TensorRT engine that cannot be built or loaded."""
 
 
+class BundleError(FrsError):
+    """An archive for a device that cannot be made, or that is not to be trusted."""
+
+
 class RuntimeMissing(FrsError):
     """A library, provider or device that is not on this machine."""
+
+
+class RemoteError(FrsError):
+    """Another machine that cannot be reached, or that did not do what it was asked to."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import sys
 import threading
@@ -38,6 +39,21 @@ def signals_deferred() -> Iterator[None]:
             signal.signal(number, handler)
     for each in dict.fromkeys(came):
         signal.raise_signal(each)  # the first that raises ends it
+
+
+def end_unattended(silence: float = 60.0) -> None:
+    """From now on this process gets SIGTERM when its standard input ends, or is silent for so many seconds.
+
+    For a process that somebody started on another machine: a connection that was closed ends the input, and one that was cut
+    says nothing, so that whoever is still there writes something now and then.
+    """
+
+    def listen() -> None:
+        while select.select([0], [], [], silence)[0] and os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=listen, name="end_unattended", daemon=True).start()
 
 
 def end_with(parent: int) -> None:

@@ -11,17 +11,19 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from frs.errors import FrsError
 from pipeline import __version__
 from pipeline.console import Console, open_console, printable
-from pipeline.errors import ConfigError, GateFailed, PipelineError, StageFailed
+from pipeline.device_cli import bundle, device, show_devices
+from pipeline.errors import GateFailed, PipelineError, StageFailed
+from pipeline.options import Command, run_folder, runs_dir_option
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -72,8 +74,6 @@ _TOGETHER = 1.0
 """Seconds within which a second signal is taken for the first."""
 _SOON = 0.05
 """Seconds after which a signal that came at a bad moment is given again."""
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class _Terminated(BaseException):
@@ -136,6 +136,8 @@ class _Commands(click.Group):
 
 def _interruption(error: BaseException, ctx: click.Context) -> tuple[int, str]:
     code = 128 + (signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT)
+    if ctx.invoked_subcommand == "device":
+        return code, "interrupted; the same command continues"
     if ctx.invoked_subcommand != "run":
         return code, "interrupted"
     return code, "interrupted; the same command continues (without --force for a stage that was finished already)"
@@ -169,20 +171,10 @@ def _config_argument(command: Command) -> Command:
     return path(overrides(command))
 
 
-def _runs_dir(command: Command) -> Command:
-    return click.option(
-        "--runs-dir",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=Path("runs"),
-        show_default=True,
-        help="Folder of the runs and their common store.",
-    )(command)
-
-
 def _what_to_run(command: Command) -> Command:
     force = click.option("--force", multiple=True, metavar="STAGE", help="Do this stage again; may be repeated.")
     until = click.option("--until", metavar="STAGE", help="Stop after this stage.")
-    return _config_argument(until(force(_runs_dir(command))))
+    return _config_argument(until(force(runs_dir_option(command))))
 
 
 def _load(path: Path, overrides: tuple[str, ...]) -> tuple[Config, tuple[Stage, ...]]:
@@ -276,7 +268,7 @@ def plan(config: Path, overrides: tuple[str, ...], until: str | None, force: tup
 @click.option(
     "--preflight", is_flag=True, help="Also take the first steps of each training: the stages data and preflight run."
 )
-@_runs_dir
+@runs_dir_option
 def check(config: Path, overrides: tuple[str, ...], out: Path, preflight: bool, runs_dir: Path) -> None:
     """Check CONFIG, and the data, weights and environment that it needs. Trains nothing."""
     from pipeline import runner
@@ -300,13 +292,13 @@ def check(config: Path, overrides: tuple[str, ...], out: Path, preflight: bool, 
 
 @main.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@_runs_dir
+@runs_dir_option
 def report(runs: tuple[str, ...], runs_dir: Path) -> None:
     """Print the table of a finished RUN, or compare several.
 
     A run is given by its name or its folder.
     """
-    folders = [_run_folder(run, runs_dir) for run in runs]
+    folders = [run_folder(run, runs_dir) for run in runs]
     with open_console() as console:
         _show_report(folders, console)
 
@@ -347,7 +339,7 @@ def predict(artifact: Path, images: tuple[Path, ...], out: Path, score: float) -
 
 
 @main.command()
-@_runs_dir
+@runs_dir_option
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
 def gc(runs_dir: Path, dry_run: bool) -> None:
     """Delete from the store what no run uses any more."""
@@ -363,20 +355,16 @@ def gc(runs_dir: Path, dry_run: bool) -> None:
         console.print(f"{collected.bytes:,} bytes in {len(collected.deleted)} folders {verb}")
 
 
-def _run_folder(run: str, runs_dir: Path) -> Path:
-    for folder in (runs_dir / run, Path(run)):
-        if (folder / "manifest.json").is_file():
-            return folder
-    names = sorted(path.parent.name for path in runs_dir.glob("*/manifest.json"))
-    there = f"the runs are {', '.join(names)}" if names else "there is none yet"
-    raise ConfigError(f"there is no run {run} in {runs_dir}; {there}.")
-
-
 def _show_report(folders: Sequence[Path], console: Console) -> None:
     from stages.report import show
 
     console.show(show(folders))
+    if len(folders) == 1:
+        show_devices(folders[0], console)
 
+
+main.add_command(bundle)
+main.add_command(device)
 
 if __name__ == "__main__":
     main()

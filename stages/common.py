@@ -18,7 +18,7 @@ from pipeline.training import TrainConfig
 if TYPE_CHECKING:
     from frs.data import CocoDataset, ShortestEdge
     from frs.detectors import Detector, DetectorSpec
-    from frs.edge.predictor import Predictor
+    from frs.edge.predictor import Predictor, Session
     from frs.evaluation import Row
 
 DATA_INPUTS = {
@@ -108,6 +108,16 @@ def torch_predictor(context: Context, detector: Detector, decode: str) -> Predic
     return TorchPredictor(detector, size.height, size.width, decode=decode, **selection(context.config.export))
 
 
+def batch_of(session: Session, wanted: int) -> int:
+    """What a file takes: the batch that is fixed in it, or of what an engine was built for the one nearest to `wanted`."""
+    from frs.edge.trt import TensorRTSession
+
+    if session.batch is not None:
+        return session.batch
+    least, greatest = session.batches if isinstance(session, TensorRTSession) else (1, wanted)
+    return min(max(wanted, least), greatest)
+
+
 def selection(config: ExportConfig) -> dict[str, Any]:
     """How boxes are chosen, in every file and in torch, as keyword arguments."""
     keys = {"candidates", "proposals", "rounds", "detections", "score_threshold", "iou_threshold"}
@@ -140,6 +150,17 @@ def training_facts(config: Config) -> Mapping[str, Any]:
 def runtime_facts(config: Config) -> Mapping[str, Any]:
     """What scores and parity depend on besides the artifacts."""
     return {**training_facts(config), "onnxruntime": version_of("onnxruntime", "onnxruntime-gpu")}
+
+
+def engine_facts(config: Config) -> Mapping[str, Any]:
+    """The same where engines are run too, which only a GPU does."""
+    from dataclasses import asdict
+
+    from frs.edge.machine import find_gpu
+
+    gpu = find_gpu()
+    here = {} if gpu is None else {"tensorrt": version_of("tensorrt", "tensorrt-rtx", "tensorrt_rtx"), **asdict(gpu)}
+    return {**runtime_facts(config), **here}
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,26 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
 from pipeline.stage import Context, Metrics, Stage
-from stages.artifacts import onnx_files, onnx_inputs
+from stages.artifacts import deployed, onnx_inputs, plan_inputs
 from stages.common import VAL_INPUTS, dataset, read_json, version_of, write_json
 
 if TYPE_CHECKING:
     from frs.edge.measured import Artifact
 
-RUNS_HERE = ("deserialised", "executed")
-"""How far an engine is proven that this machine's GPU takes."""
-
 
 def stage(config: Config) -> Stage:
-    plans = [file.label for file in onnx_files(config) if file.for_tensorrt]
     return Stage(
         name="profile",
         inputs={
             **VAL_INPUTS,
             **onnx_inputs(config),
-            **{f"{label}_plan": f"engine/{label}" for label in plans},
-            **{f"{label}_sidecar": f"engine/{label}_sidecar" for label in plans},  # a session reads it beside the plan
-            "engines": "engine/engines",
+            **plan_inputs(config),
         },
         outputs={"profiles": "profiles.json"},
         reads=("profile", "input", "export.batch"),
@@ -78,10 +72,5 @@ def _artifacts(context: Context) -> Iterator[Artifact]:
     """Every ONNX file, and of the engines those that this machine's GPU takes."""
     from frs.edge.measured import Artifact
 
-    files = onnx_files(context.config)
-    for file in files:
-        yield Artifact(file.model, file.precision, "onnxruntime", context.inputs[file.label])
-    proven = {(row["model"], row["precision"]): row["proven"] for row in read_json(context.inputs["engines"])}
-    for file in files:
-        if proven.get((file.model, file.precision)) in RUNS_HERE:
-            yield Artifact(file.model, file.precision, "tensorrt", context.inputs[f"{file.label}_plan"])
+    for each in deployed(context.config, read_json(context.inputs["engines"])):
+        yield Artifact(each.file.model, each.file.precision, each.runtime, context.inputs[each.input])

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
 from pipeline.stage import Context, Metrics, Stage
-from stages.artifacts import onnx_files, onnx_inputs
+from stages.artifacts import deployed, onnx_inputs, plan_inputs
 from stages.common import (
     VAL_INPUTS,
+    batch_of,
+    engine_facts,
     predict_split,
     read_json,
-    runtime_facts,
     torch_predictor,
     write_json,
 )
@@ -57,12 +58,13 @@ def stage(config: Config) -> Stage:
             **VAL_INPUTS,
             **{model: f"{model}/weights" for model in models(config)},
             **onnx_inputs(config),
+            **plan_inputs(config),
         },
         outputs={"accuracy": "accuracy.json", "predictions": "predictions"},
         reads=("input", "export", "validation", "control", "seed", *TRAINED_AT),
-        version=2,
+        version=3,
         run=_run,
-        facts=runtime_facts,
+        facts=engine_facts,
         publish={"predictions": "predictions"},
     )
 
@@ -74,9 +76,9 @@ def _run(context: Context) -> Metrics:
     folder.mkdir(exist_ok=True)
     config = context.config
     accuracy = []
-    for row, predictor in _predictors(context):
+    for row, predictor, batch in _predictors(context):
         edge = scored_edge(config) if row["input"]["resize"] == "shortest_edge" else None
-        detections = predict_split(context, predictor, _batch(config, row["runtime"]), edge)
+        detections = predict_split(context, predictor, batch, edge)
         write_json(folder / f"{file_stem(row)}.json", detections)
         scored = evaluate(context.inputs["val"], detections)
         accuracy.append({**row, **scored.to_json()})
@@ -101,13 +103,14 @@ def _unless_letterbox(resize: str) -> list[str]:
     return [] if resize == "letterbox" else [resize]
 
 
-def _predictors(context: Context) -> Iterator[tuple[dict[str, Any], Predictor]]:
-    """Every row of the accuracy table with the predictor that makes it, one at a time in memory."""
+def _predictors(context: Context) -> Iterator[tuple[dict[str, Any], Predictor, int]]:
+    """Every row of the accuracy table with the predictor that makes it and its batch, one at a time in memory."""
     from frs.detectors import load_detector
-    from frs.edge.ort import OnnxRuntimeSession
+    from frs.edge.sessions import open_session
     from stages.training import device
 
     where = device(context)
+    batch = context.config.validation.batch
     for model in models(context.config):
         detector = load_detector(context.inputs[model]).eval().to(where.torch_device)
         row = {"model": model, "runtime": "torch", "precision": "fp32"}
@@ -115,15 +118,17 @@ def _predictors(context: Context) -> Iterator[tuple[dict[str, Any], Predictor]]:
             yield (
                 {**row, "decode": "reference", "input": _input(context.config, resize)},
                 torch_predictor(context, detector, "reference"),
+                batch,
             )
         yield (
             {**row, "decode": "graph", "input": _input(context.config, "letterbox")},
             torch_predictor(context, detector, "graph"),
+            batch,
         )
-    for file in onnx_files(context.config):
-        row = {"model": file.model, "runtime": "onnxruntime", "precision": file.precision, "decode": "graph"}
-        session = OnnxRuntimeSession(context.inputs[file.label], threads=context.config.runtime.threads)
-        yield {**row, "input": _input(context.config, "letterbox")}, session
+    for each in deployed(context.config, read_json(context.inputs["engines"])):
+        row = {"model": each.file.model, "runtime": each.runtime, "precision": each.file.precision, "decode": "graph"}
+        with open_session(context.inputs[each.input], threads=context.config.runtime.threads) as session:
+            yield {**row, "input": _input(context.config, "letterbox")}, session, batch_of(session, batch)
 
 
 def _input(config: Config, resize: str) -> dict[str, Any]:
@@ -132,13 +137,6 @@ def _input(config: Config, resize: str) -> dict[str, Any]:
         return {"resize": resize, "height": config.input.height, "width": config.input.width}
     edge = scored_edge(config)
     return {"resize": resize, "height": edge.short_sides[0], "width": edge.long_side}
-
-
-def _batch(config: Config, runtime: str) -> int:
-    """The batch that validation asks for, or the one that is fixed in the graph."""
-    if runtime == "torch":
-        return config.validation.batch
-    return config.export.batch or config.validation.batch
 
 
 def _gain(context: Context) -> dict[str, Any]:

@@ -109,6 +109,11 @@ def examine(annotations: Path, images: Path) -> tuple[CocoDataset, list[Fault]]:
 
 def write_coco(dataset: CocoDataset, path: Path) -> None:
     """Write the annotations as they were understood; the same data set gives the same bytes."""
+    path.write_text(coco_text(dataset), encoding="utf-8")
+
+
+def coco_text(dataset: CocoDataset) -> str:
+    """The annotations as a COCO file has them."""
     annotations: list[dict[str, Any]] = []
     for image in dataset.images:
         for box, label, crowd, area in zip(image.boxes, image.labels, image.crowd, image.area, strict=True):
@@ -131,7 +136,7 @@ def write_coco(dataset: CocoDataset, path: Path) -> None:
         "categories": [{"id": c.id, "name": c.name} for c in dataset.categories],
         "annotations": annotations,
     }
-    path.write_text(json.dumps(document, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    return json.dumps(document, ensure_ascii=False, allow_nan=False)
 
 
 def image_files(annotations: Path, images: Path) -> dict[str, Path]:

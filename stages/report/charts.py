@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
 from stages.report.summary import Report, accuracy, cost, signed
+from stages.report.tables import RUNTIMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,14 +28,14 @@ _VARIABLES = {
 # Told apart without colour too.
 _LINES = {"teacher": ":", "control": "--", "student": "-"}
 _SHAPES = {"teacher": "D", "control": "o", "student": "o"}
-_MARKERS = "osD^v"
+_MARKERS = "osD^vP<>X"
 CLASSES_SHOWN = 30
 _COLUMNS = 22
 
 
 def charts(report: Report) -> dict[str, str]:
     """Name -> SVG element: cost, kinds, loss, distillation; gain where there is a control, ap where it was measured during the
-    training, classes where there are several."""
+    training, classes where there are several, sensitivity where the AP of int8 layers was measured group by group."""
     drawn = {each.__name__[1:]: each(report) for each in (_cost, _kinds, _loss, _distillation)}
     if report["distillation"]["gain_AP"] is not None:
         drawn["gain"] = _gain(report)
@@ -42,6 +43,8 @@ def charts(report: Report) -> dict[str, str]:
         drawn["ap"] = _ap(report)
     if len(report["classes"]) > 1:
         drawn["classes"] = _classes(report)
+    if any(made["sensitivity"]["by"] == "AP" for made in report["quantization"].values()):
+        drawn["sensitivity"] = _sensitivity(report)
     return drawn
 
 
@@ -64,7 +67,8 @@ def _gain(report: Report) -> str:
 
 
 def _cost(report: Report) -> str:
-    precisions = list(dict.fromkeys(profile["precision"] for profile in report["profiles"]))
+    kinds = list(dict.fromkeys((profile["runtime"], profile["precision"]) for profile in report["profiles"]))
+    several = len({runtime for runtime, _ in kinds}) > 1
     scored = {
         (row["model"], row["runtime"], row["precision"]): row["AP"]
         for row in report["accuracy"]
@@ -82,7 +86,13 @@ def _cost(report: Report) -> str:
             if ap is None or profile["batch"] != report["profiles"][0]["batch"]:
                 continue
             axes.plot([latency["p50"], latency["p99"]], [ap, ap], color=MODELS[model], linewidth=2, alpha=0.35)
-            axes.plot(latency["p50"], ap, _MARKERS[precisions.index(precision)], color=MODELS[model], markersize=9)
+            axes.plot(
+                latency["p50"],
+                ap,
+                _MARKERS[kinds.index((profile["runtime"], precision))],
+                color=MODELS[model],
+                markersize=9,
+            )
             highest = max(highest, ap)
         if "control" in report["models"]:
             ap, p50 = (
@@ -91,8 +101,8 @@ def _cost(report: Report) -> str:
             )
             axes.plot(p50, ap, "o", markerfacecolor="none", markeredgecolor=MODELS["control"], markersize=9)
             highest = max(highest, ap)
-        for marker, precision in zip(_MARKERS, precisions, strict=False):
-            axes.plot([], [], marker, color=_MUTED, label=precision)
+        for marker, (runtime, precision) in zip(_MARKERS, kinds, strict=False):
+            axes.plot([], [], marker, color=_MUTED, label=f"{precision}, {RUNTIMES[runtime]}" if several else precision)
         axes.set_xlim(left=0)
         axes.set_ylim(0, 1.12 * highest or 1)
         axes.set_xlabel("latency in ms: the mark at p50, the line to p99")
@@ -193,6 +203,38 @@ def _dumbbells(name: str, alt: str, labels: Sequence[str], values: Mapping[str, 
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
 
     return _svg(name, alt, draw, height=max(3.6, 1.2 + 0.3 * len(labels)))
+
+
+def _sensitivity(report: Report) -> str:
+    """A row for each group of layers, in it a mark for each file on which it was measured."""
+    measured = {
+        label: {f"{label.partition('_')[0]} {group['name']}": group["drop"] for group in made["sensitivity"]["groups"]}
+        for label, made in report["quantization"].items()
+        if made["sensitivity"]["by"] == "AP" and made["sensitivity"]["measured_on"] == label
+    }
+    names = list(dict.fromkeys(name for drops in measured.values() for name in drops))[::-1]
+    models = {name.partition(" ")[0] for name in names}
+
+    def draw(axes: Axes) -> None:
+        axes.axvline(0, color=_MUTED, linewidth=1)
+        for marker, (label, drops) in zip(_MARKERS, measured.items(), strict=False):
+            rows = [row for row, name in enumerate(names) if name in drops]
+            axes.plot(
+                [drops[names[row]] for row in rows], rows, marker, color=MODELS[label.partition("_")[0]], markersize=8,
+                markerfacecolor="none" if marker == "o" else None, label=label.replace("_", " ", 1),
+            )  # fmt: skip
+        axes.set_yticks(
+            range(len(names)), [_short(name if len(models) > 1 else name.partition(" ")[2]) for name in names]
+        )
+        axes.set_ylim(-0.6, len(names) - 0.4)
+        axes.set_xlabel("AP lost")
+        axes.grid(visible=False, axis="y")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+
+    return _svg(
+        "sensitivity", "AP lost on held-out images with one group of layers quantised; the table has the figures.", draw,
+        height=max(3.6, 1.2 + 0.3 * len(names)),
+    )  # fmt: skip
 
 
 def _detection(epoch: dict[str, Any]) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import html
 import re
 
+from stages.report.gates import failures, worst_images
 from stages.report.pictures import Picture, Pictures
+from stages.report.shipped import artifacts_table, int8_table, kept_layers, sensitivity_table
 from stages.report.summary import Report, measured_at, sentence, shown_precision
 from stages.report.tables import (
     Table,
@@ -39,7 +41,14 @@ def markdown(report: Report, pictures: Pictures) -> str:
         _grid(models_table(report)),
         f"AP in percent in torch with exact NMS, {measured_at(report)}; latency, memory and size of the "
         f"{shown_precision(report)} ONNX file on {_hardware(report)}.{_CONTROL if 'control' in report['models'] else ''}",
-        "## Accuracy of every artifact",
+        "## Every artifact",
+        _grid(artifacts_table(report)),
+        "AP lost: against torch with the same NMS inside. Against torch on the same pixels: boxes without a counterpart, weighted "
+        "by their scores; the difference of scores that 95 of 100 pairs keep; the overlap that three of four keep. A dash: "
+        "nothing here could run it, so nothing is known.",
+        *_int8(report),
+        *_gates(report, pictures),
+        "## Accuracy",
         _grid(accuracy_table(report)),
         f"COCO AP in percent on {report['data']['val']['images']} validation images.",
         *(["### AP by class", _grid(class_table(report))] if len(report["classes"]) > 1 else []),
@@ -52,7 +61,6 @@ def markdown(report: Report, pictures: Pictures) -> str:
         _grid(files_table(report)),
         "## Distillation",
         f"{report['distillation']['method'].upper()}, {taught(report)}.",
-        *(["## Gates", _grid(gates_table(report))] if report["gates"] else []),
         *_pictures(pictures),
         "## How to make it again",
         _literal(report["command"]),
@@ -86,6 +94,36 @@ def _timed(report: Report) -> str:
         "fresh process. Memory is the peak above the process before the file was opened. "
         f"Energy is above the machine's idle power. {found}Not measured: {safe(not_measured(report)) or 'nothing'}."
     )
+
+
+def _int8(report: Report) -> list[str]:
+    if not report["quantization"]:
+        return []
+    return [
+        "### What int8 costs",
+        _grid(int8_table(report)),
+        "On training images that were not calibrated on: by them, and by no validation image, it was decided which layers stay "
+        "in higher precision. Validation AP is not what was tuned on. With one group of layers quantised at a time:",
+        _grid(sensitivity_table(report)),
+        *(
+            f"{safe(label)} keeps {safe(', '.join(layers))} in higher precision."
+            for label, layers in kept_layers(report)
+        ),
+    ]
+
+
+def _gates(report: Report, pictures: Pictures) -> list[str]:
+    if not report["gates"]:
+        return []
+    failed = failures(report["gates"], worst_images(report))
+    shown = [picture for of_one in pictures.disagreements.values() for picture in of_one]
+    return [
+        "## Gates",
+        *(["\n".join(f"- {safe(sentence)}" for sentence in failed)] if failed else []),
+        *(["Torch's boxes solid, the file's dashed:"] if shown else []),
+        *(_picture(picture) for picture in shown),
+        _grid(gates_table(report)),
+    ]
 
 
 def _cautions(report: Report) -> list[str]:

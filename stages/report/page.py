@@ -7,56 +7,74 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from stages.report import tables
+from stages.report import shipped, tables
 from stages.report.charts import CLASSES_SHOWN, charts
-from stages.report.gates import failures
+from stages.report.disagreements import FILE, TORCH
+from stages.report.gates import failures, worst_images
 from stages.report.pictures import COLOURS, Pictures
 from stages.report.summary import NONE, Report, accuracy, cost, measured_at, number, shown_precision, verdict
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from PIL.Image import Image
 
 _PANEL = 480
 """Longest side of a photograph in the page, in pixels."""
 _TABLES = ("models", "class", "accuracy", "latency", "memory", "files", "gates", "data")
+_SHIPPED = ("artifacts", "int8", "sensitivity")
+_COLOURS = {**COLOURS, "torch": TORCH, "file": FILE}
 _TONES = {"helped": "good", "hurt": "bad"}
 
 
 def page(report: Report, pictures: Pictures, config: str) -> str:
     """The report for people; `config` is the resolved configuration as YAML. The template escapes everything."""
-    import jinja2
     from markupsafe import Markup
 
+    return (
+        templates()
+        .get_template("report.html")
+        .render(
+            report=report,
+            pictures=pictures,
+            config=config,
+            verdict=verdict(report),
+            tone=_TONES.get(report["distillation"]["verdict"], "open"),
+            failures=failures(report["gates"], worst_images(report)),
+            kept=shipped.kept_layers(report),
+            classes_shown=CLASSES_SHOWN,
+            threads=tables.threads(report),
+            facts=list(_facts(report)),
+            shown=shown_precision(report),
+            measured_at=measured_at(report),
+            charts={name: Markup(svg) for name, svg in charts(report).items()},
+            taught=tables.taught(report),
+            tables={
+                **{name: getattr(tables, f"{name}_table")(report) for name in _TABLES},
+                **{name: getattr(shipped, f"{name}_table")(report) for name in _SHIPPED},
+            },
+            timed=tables.timed(report),
+            cautions=tables.cautions(report),
+            circumstances=tables.circumstances(report),
+            not_measured=tables.not_measured(report),
+            environment=list(tables.environment(report)),
+            colours={name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in _COLOURS.items()},
+        )
+    )
+
+
+def templates(*packages: str) -> Environment:
+    """The templates of these packages and of the report; they escape by themselves, and know no undefined name."""
+    import jinja2
+
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("stages.report"),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package) for package in (*packages, "stages.report")]),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"number": number, "jpeg": _jpeg, "thousands": "{:,}".format}
-    return environment.get_template("report.html").render(
-        report=report,
-        pictures=pictures,
-        config=config,
-        verdict=verdict(report),
-        tone=_TONES.get(report["distillation"]["verdict"], "open"),
-        failures=failures(report["gates"]),
-        classes_shown=CLASSES_SHOWN,
-        threads=tables.threads(report),
-        facts=list(_facts(report)),
-        shown=shown_precision(report),
-        measured_at=measured_at(report),
-        charts={name: Markup(svg) for name, svg in charts(report).items()},
-        taught=tables.taught(report),
-        tables={name: getattr(tables, f"{name}_table")(report) for name in _TABLES},
-        timed=tables.timed(report),
-        cautions=tables.cautions(report),
-        circumstances=tables.circumstances(report),
-        not_measured=tables.not_measured(report),
-        environment=list(tables.environment(report)),
-        colours={name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in COLOURS.items()},
-    )
+    return environment
 
 
 def _facts(report: Report) -> Iterator[tuple[str, str, str]]:

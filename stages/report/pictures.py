@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.stage import Context
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, told apart by the colour-blind too; what was missed is dashed besides.
 COLOURS = {"found": (86, 180, 233), "missed": (240, 228, 66), "false": (255, 94, 0)}
-_TRUTH = (255, 255, 255)
+TRUTH = (255, 255, 255)
 _SMALLEST, _LARGEST = 640, 960
 """Pixels of the longer side: a photograph with fewer is enlarged before it is drawn on, so that lines are thin beside it, and
 one with more is reduced: nobody sees them, and dozens of panels are in memory at once."""
@@ -45,12 +45,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """All pictures of a report. thresholds: model -> score below which its boxes are not drawn."""
+    """All pictures of a report. thresholds: model -> score below which its boxes are not drawn. disagreements: label of each
+    artifact that failed a gate -> its worst images, with torch's boxes and its own."""
 
     maps: tuple[Picture, ...]
     wins: tuple[Picture, ...]
     losses: tuple[Picture, ...]
     thresholds: Mapping[str, float]
+    disagreements: Mapping[str, tuple[Picture, ...]] = field(default_factory=dict)
 
 
 def draw_pictures(context: Context) -> Pictures:
@@ -89,22 +91,22 @@ def _maps(
 
     teacher = load_detector(context.inputs["teacher"]).eval()
     drawn = []
-    for number, image in enumerate(_spread(data.images, context.config.report.pictures), start=1):
+    for number, image in enumerate(spread(data.images, context.config.report.pictures), start=1):
         pixels = data.load(image)
-        canvas, factor = _resized(pixels)
+        canvas, factor = resized(pixels)
         truth = image.boxes[~image.crowd]
         richness = _richness(context, teacher, pixels, canvas.shape[:2])
         highest = float(richness.max())
         panels = (
-            (f"ground truth: {len(truth)}", draw_boxes(canvas, factor * truth, _TRUTH)),
-            *(_panel(m, canvas, factor, matches[m][image.id], thresholds[m]) for m in ("teacher", "student")),
+            (f"ground truth: {len(truth)}", draw_boxes(canvas, factor * truth, TRUTH)),
+            *(panel(m, canvas, factor, matches[m][image.id], thresholds[m]) for m in ("teacher", "student")),
             (f"feature richness: 0 to {highest:.2g}", draw_heat(canvas, richness / max(highest, _FAINT))),
         )
         drawn.append(Picture(f"pictures/{number}.png", image.file_name, "", panels))
     return tuple(drawn)
 
 
-def _spread(images: Sequence[CocoImage], count: int) -> list[CocoImage]:
+def spread(images: Sequence[CocoImage], count: int) -> list[CocoImage]:
     ranked = sorted((i for i in images if len(i.boxes)), key=lambda image: (-len(image.boxes), image.id))
     count = min(count, len(ranked))
     last = len(ranked) - 1
@@ -137,8 +139,8 @@ def _contrasts(
 ) -> tuple[Picture, ...]:
     drawn = []
     for number, image in enumerate(images, start=1):
-        canvas, factor = _resized(data.load(image))
-        panels = tuple(_panel(m, canvas, factor, matches[m][image.id], thresholds[m]) for m in ("control", "student"))
+        canvas, factor = resized(data.load(image))
+        panels = tuple(panel(m, canvas, factor, matches[m][image.id], thresholds[m]) for m in ("control", "student"))
         drawn.append(
             Picture(f"pictures/{kind}-{number}.png", image.file_name, _change(image, matches, thresholds), panels)
         )
@@ -150,7 +152,7 @@ def _change(image: CocoImage, matches: Matches, thresholds: Mapping[str, float])
     return f"{errors['student']} errors of the student, {errors['control']} of the control"
 
 
-def _panel(
+def panel(
     model: str, canvas: npt.NDArray[np.uint8], factor: float, found: ImageMatches, threshold: float
 ) -> tuple[str, Image]:
     """canvas: the photograph in the size in which it is shown, `factor` times its own."""
@@ -170,7 +172,7 @@ def _panel(
     return f"{model}: {tally.found} found, {tally.missed} missed, {tally.false} false", picture
 
 
-def _resized(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], float]:
+def resized(pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], float]:
     """The photograph, enlarged by a whole factor where it is small, reduced where it is large; and the factor."""
     import numpy as np
     from PIL import Image

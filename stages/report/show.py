@@ -38,8 +38,8 @@ def show(run_dirs: Sequence[Path]) -> RenderableType:
     Raises FrsError for a run without a report, or with one that this version cannot read.
     """
     if len(run_dirs) == 1:
-        return _understood(run_dirs[0], lambda report: table(report, run_dirs[0]))
-    runs = [_understood(run_dir, _run) for run_dir in run_dirs]
+        return understood(run_dirs[0], lambda report: table(report, run_dirs[0]))
+    runs = [understood(run_dir, _run) for run_dir in run_dirs]
     if len({run.name for run in runs}) < len(runs):  # of several roots
         runs = [replace(run, name=plain(str(run_dir))) for run, run_dir in zip(runs, run_dirs, strict=True)]
     return _compared(runs)
@@ -57,7 +57,8 @@ class _Run:
     timed_on: str
 
 
-def _understood(run_dir: Path, read: Callable[[Report], Read]) -> Read:
+def understood(run_dir: Path, read: Callable[[Report], Read]) -> Read:
+    """What `read` makes of the run's report.json. Raises FrsError where there is none, or none that it understands."""
     path = run_dir / "report.json"
     try:
         report = json.loads(path.read_text(encoding="utf-8"))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
 from pipeline.stage import Context, Metrics, Stage
-from stages.artifacts import onnx_files, onnx_inputs
+from stages.artifacts import deployed, onnx_files, onnx_inputs
 from stages.common import DATA_INPUTS, dataset, read_json, version_of, write_json
-from stages.report.gates import failures, judge
+from stages.report.disagreements import FOLDER, draw_disagreements
+from stages.report.gates import failures, judge, worst_images
 from stages.report.markdown import markdown
 from stages.validate import TRAINED_AT, models
 
@@ -29,13 +33,16 @@ def stage(config: Config) -> Stage:
             **{f"{model}_history": f"{model}/history" for model in models(config)},
             **onnx_inputs(config),
             "distillation": "student/distillation",
+            "quantization": "quantize/quantization",
+            "sensitivity": "quantize/sensitivity",
             "parity": "parity/parity",
+            "worst": "parity/worst",
             "engines": "engine/engines",
             "accuracy": "validate/accuracy",
             "predictions": "validate/predictions",
             "profiles": "profile/profiles",
         },
-        outputs={**PUBLISHED, "pictures": "pictures"},
+        outputs={**PUBLISHED, "pictures": "pictures", "disagreements": FOLDER},
         reads=(
             "name",
             "seed",
@@ -43,16 +50,16 @@ def stage(config: Config) -> Stage:
             "report",
             "gates",
             "control",
-            "export.precisions",
+            "export",
             "quantize.precisions",
             "quantize.models",
-            "export.proposals",
             "validation",
             *TRAINED_AT,
         ),
-        version=4,
+        version=5,
         run=_run,
-        publish={**PUBLISHED, "pictures": "pictures"},
+        publish={**PUBLISHED, "pictures": "pictures", "disagreements": FOLDER},
+        optional=frozenset({"disagreements"}),
     )
 
 
@@ -63,6 +70,7 @@ def _run(context: Context) -> Metrics:
     report = _report(context)
     context.outputs["pictures"].mkdir(exist_ok=True)
     pictures = draw_pictures(context)
+    pictures = replace(pictures, disagreements=draw_disagreements(context, report["gates"], pictures.thresholds))
     write_json(context.outputs["report"], report)
     for label, text in (
         ("text", markdown(report, pictures)),
@@ -70,7 +78,10 @@ def _run(context: Context) -> Metrics:
     ):
         # A path in it need not be UTF-8.
         context.outputs[label].write_text(text, encoding="utf-8", errors="backslashreplace")
-    return {"verdict": report["distillation"]["verdict"], "failed_gates": failures(report["gates"])}
+    return {
+        "verdict": report["distillation"]["verdict"],
+        "failed_gates": failures(report["gates"], worst_images(report)),
+    }
 
 
 def _report(context: Context) -> dict[str, Any]:
@@ -78,9 +89,10 @@ def _report(context: Context) -> dict[str, Any]:
 
     config = context.config
     scored = read_json(context.inputs["accuracy"])
-    parity = read_json(context.inputs["parity"])
+    parity, engines = (read_json(context.inputs[label]) for label in ("parity", "engines"))
+    quantization = _quantization(context)
     gain = scored["gain"]
-    described = {model: _describe(context, model) for model in models(config)}
+    described = {model: describe(context.inputs[model], config) for model in models(config)}
     return {
         "schema": 1,
         "name": config.name,
@@ -94,8 +106,8 @@ def _report(context: Context) -> dict[str, Any]:
             "packages": {name: version for name in PACKAGES if (version := version_of(name))},
         },
         "data": {split: _data(context, split) for split in ("train", "val")},
-        "classes": described["teacher"].pop("classes"),
-        "models": {model: {k: v for k, v in facts.items() if k != "classes"} for model, facts in described.items()},
+        "classes": described["teacher"][1],
+        "models": {model: facts for model, (facts, _) in described.items()},
         "distillation": {
             **read_json(context.inputs["distillation"]),
             "gain_AP": gain["difference"] if gain else None,
@@ -108,10 +120,27 @@ def _report(context: Context) -> dict[str, Any]:
             *(_file(context, file.label, file.model, file.precision) for file in onnx_files(config)),
         ],
         "accuracy": scored["accuracy"],
+        "parity": parity,
+        "quantization": quantization,
         "profiles": read_json(context.inputs["profiles"]),
-        "engines": read_json(context.inputs["engines"]),
-        "gates": judge(config.gates, parity, scored, onnx_files(config)),
+        "engines": engines,
+        "gates": judge(config.gates, parity, scored, deployed(config, engines), quantization),
     }
+
+
+def _quantization(context: Context) -> dict[str, Any]:
+    """Label of each int8 file -> what it keeps and loses on held-out images, and what its layers cost, group by group."""
+    made, sensitivity = (read_json(context.inputs[label]) for label in ("quantization", "sensitivity"))
+    for label, found in sensitivity.items():
+        groups = [{**group, "sqnr_db": _noisiest(found["layers"], group["name"])} for group in found["groups"]]
+        made[label]["sensitivity"] = {**{key: found[key] for key in ("measured_on", "by", "why")}, "groups": groups}
+    return dict(made)
+
+
+def _noisiest(layers: Sequence[Mapping[str, Any]], group: str) -> float | None:
+    """The lowest signal-to-quantisation-noise ratio of a group's layers, dB; None where nothing adds noise."""
+    ratios = [layer["sqnr_db"] for layer in layers if layer["group"] == group and layer["sqnr_db"] is not None]
+    return min(ratios, default=None)
 
 
 def _data(context: Context, split: str) -> dict[str, Any]:
@@ -132,19 +161,19 @@ def _file(context: Context, label: str, model: str, kind: str) -> dict[str, Any]
     return {"model": model, "kind": kind, "file": path.name, "bytes": size, "sha256": sha256}
 
 
-def _describe(context: Context, model: str) -> dict[str, Any]:
+def describe(weights: Path, config: Config) -> tuple[dict[str, Any], list[str]]:
+    """An entry of the report's `models`, and the names of the classes."""
     from frs.detectors import load_detector, multiply_accumulates, parameter_count
 
-    detector = load_detector(context.inputs[model]).eval()
-    detector.proposals = context.config.export.proposals
-    size = context.config.input
-    return {
+    detector = load_detector(weights).eval()
+    detector.proposals = config.export.proposals
+    facts = {
         "detector": detector.spec.family,
         "backbone": detector.spec.backbone,
         "params": parameter_count(detector),
-        "macs": multiply_accumulates(detector, (size.height, size.width)),
-        "classes": list(detector.spec.classes),
+        "macs": multiply_accumulates(detector, (config.input.height, config.input.width)),
     }
+    return facts, list(detector.spec.classes)
 
 
 def _now() -> str:

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from stages.report.gates import is_floor
 from stages.report.summary import COLUMNS, NONE, Report, accuracy, number, resized, rows
 
 APS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _ROW = ("model", "runtime", "precision", "decode")
-_RUNTIMES = {"torch": "torch", "onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
-_PROVEN = {
+RUNTIMES = {"torch": "torch", "onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
+PROVEN = {
     None: "no engine",
     "failed": "not built",
     "planned": "planned: NVIDIA's compiler built it, nothing ran it",
@@ -114,7 +115,7 @@ def gates_table(report: Report) -> Table:
     body = [
         (
             gate["name"],
-            f"{gate['limit']:g}",
+            f"{'≥' if is_floor(gate) else '≤'} {gate['limit']:g}",
             NONE if gate["value"] is None else f"{gate['value']:.4g}",
             f"{gate['measured_on']:,} {'boxes' if gate['name'].startswith('parity.') else 'images'}",
             "yes" if gate["passed"] else "no",
@@ -195,7 +196,7 @@ def _profiles(report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
     profiles: list[dict[str, Any]] = report["profiles"]
     several = {key: len({profile[key] for profile in profiles}) > 1 for key in ("runtime", "batch")}
     for profile in profiles:
-        runtime = f" {_RUNTIMES[profile['runtime']]}" if several["runtime"] else ""
+        runtime = f" {RUNTIMES[profile['runtime']]}" if several["runtime"] else ""
         batch = f", batch {profile['batch']}" if several["batch"] else ""
         yield f"{profile['model']} {profile['precision']}{runtime}{batch}", profile
 
@@ -217,13 +218,13 @@ def _weights_and_graphs(report: Report) -> Iterable[tuple[str, ...]]:
         kind = file["kind"]
         key = ("torch", "fp32", "reference") if kind == "weights" else ("onnxruntime", kind, "graph")
         ap = accuracy(report, file["model"], *key)["AP"]
-        yield file["file"], f"AP {number(ap)} in {_RUNTIMES[key[0]]}", number(file["bytes"] / 1e6), file["sha256"]
+        yield file["file"], f"AP {number(ap)} in {RUNTIMES[key[0]]}", number(file["bytes"] / 1e6), file["sha256"]
 
 
 def _engines(report: Report) -> Iterable[tuple[str, ...]]:
     graphs = {(file["model"], file["kind"]): PurePath(file["file"]) for file in report["files"]}
     for engine in report["engines"]:
-        proven = _PROVEN[engine["proven"]]
+        proven = PROVEN[engine["proven"]]
         if engine["builder"]:
             proven += f" ({engine['builder']} {engine['version']}, {engine['target']})"
         if engine["message"]:

@@ -10,10 +10,10 @@ import torch
 
 from frs.detectors import FasterRCNN
 from frs.edge.ort import OnnxRuntimeSession
+from frs.evaluation.parity import Parity, parity
 from frs.export.engine import build_engine
 from frs.export.graph import DeployedDetector
 from frs.export.onnx import export_onnx
-from frs.export.parity import Parity, parity
 from frs.export.torch_predictor import TorchPredictor
 from tests.frs.detectors.two_stage import V2, busy
 from tests.frs.export.lab import pictures

@@ -13,9 +13,9 @@ import torch
 
 from frs.detectors import Detector
 from frs.edge.ort import OnnxRuntimeSession
+from frs.evaluation.parity import Parity, parity
 from frs.export.engine import build_engine
 from frs.export.onnx import REFUSED, export_onnx
-from frs.export.parity import Parity, parity
 from frs.export.torch_predictor import TorchPredictor
 from tests.frs.export.lab import busy_detector, fire, pictures
 from tests.frs.export.quantised import PRECISIONS, check_int8

@@ -10,9 +10,9 @@ import pytest
 
 from frs.detectors import GFL
 from frs.edge.ort import OnnxRuntimeSession
+from frs.evaluation.parity import Parity, parity
 from frs.export.engine import build_engine
 from frs.export.onnx import export_onnx
-from frs.export.parity import Parity, parity
 from frs.export.torch_predictor import TorchPredictor
 from tests.frs.export.lab import busy_gfl, pictures
 from tests.frs.export.quantised import PRECISIONS, check_int8

@@ -13,8 +13,8 @@ from torch import Tensor
 from frs.detectors import Detector, RetinaNet
 from frs.edge.ort import OnnxRuntimeSession
 from frs.errors import ExportError
+from frs.evaluation.parity import parity
 from frs.export.onnx import export_onnx, read_metadata
-from frs.export.parity import parity
 from frs.export.torch_predictor import TorchPredictor
 from tests.frs.export.lab import busy_detector, pictures
 from tests.frs.export.quantised import PRECISIONS, check_int8

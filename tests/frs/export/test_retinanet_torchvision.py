@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from frs.edge.ort import OnnxRuntimeSession
+from frs.evaluation.parity import parity
 from frs.export.onnx import export_onnx
-from frs.export.parity import parity
 from frs.export.torch_predictor import TorchPredictor
 from tests.frs.export.lab import busy_detector, pictures
 

@@ -8,6 +8,10 @@ from PIL import Image
 
 from stages.report.pictures import Picture, Pictures
 
+_PARITY = {
+    "images": 32, "boxes": 400, "unmatched": 0.125, "score_p95": 0.0625, "score_max": 0.5, "iou_p5": 0.5, "iou_p25": 0.75,
+    "box_p95": 9.0, "box_max": 90.0, "worst": [],
+}  # fmt: skip
 HOSTILE = "<script>alert(1)</script>"
 MODELS = {"teacher": 40.0, "control": 30.0, "student": 32.5}
 
@@ -21,7 +25,7 @@ def report(**changes: Any) -> dict[str, Any]:
         "command": "frs-pipeline run 'a <b>.yaml' --set seed=0",
         "commit": None,
         "config": {
-            "name": "a_run", "input": {"height": 64, "width": 64}, "distill": {"alpha": "auto"}, "report": {"score": None},
+            "name": "a_run", "export": {"parity_images": 32}, "input": {"height": 64, "width": 64}, "distill": {"alpha": "auto"}, "report": {"score": None},
         },
         "environment": {
             "machine": {"cpu": "A *fast* CPU", "memory_gb": 8.0, "gpu": None},
@@ -38,12 +42,30 @@ def report(**changes: Any) -> dict[str, Any]:
         "files": [
             {"model": "student", "kind": "weights", "file": "student.safetensors", "bytes": 5_000_000, "sha256": "a" * 64},
             {"model": "student", "kind": "fp32", "file": "student.onnx", "bytes": 4_000_000, "sha256": "b" * 64},
+            {"model": "student", "kind": "int8", "file": "student.int8.onnx", "bytes": 1_000_000, "sha256": "c" * 64},
         ],
         "accuracy": [
             _accuracy(model, runtime, decode, ap)
             for model, ap in MODELS.items()
             for runtime, decode in (("torch", "reference"), ("torch", "graph"), ("onnxruntime", "graph"))
-        ],
+        ] + [{**_accuracy("student", "onnxruntime", "graph", 32.25), "precision": "int8"}],
+        "parity": {
+            "student_fp32": {**_PARITY, "unmatched": 0.0},
+            "student_int8": {**_PARITY, "worst": [HOSTILE, "b.png"]},
+        },
+        "quantization": {
+            "student_int8": {
+                "drop": 0.25, "limit": 0.5, "source_AP": 30.0, "layers": 3, "kept": ["stem"], "asked_for": [], "steps": [],
+                "missing": {}, "calibration": 20, "holdout": 10,
+                "sensitivity": {
+                    "measured_on": "student_int8", "by": "AP", "why": "quick",
+                    "groups": [
+                        {"name": "stem", "layers": 1, "drop": 1.25, "kept": 1, "sqnr_db": 9.5},
+                        {"name": "head", "layers": 2, "drop": -0.5, "kept": 0, "sqnr_db": 31.5},
+                    ],
+                },
+            }
+        },
         "profiles": [_profile(model) for model in ("teacher", "student")],
         "engines": [
             {

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import html
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -65,7 +66,7 @@ def test_every_table_is_rectangular() -> None:
 
 def test_what_was_not_measured_is_a_dash() -> None:
     text = markdown(report(), NO_PICTURES)
-    assert "| gain | 1 | – | 3 images | no |" in text
+    assert "| gain | ≥ 1 | – | 3 images | no |" in text
     assert "| student.plan | no engine: no &lt;b&gt;builder&lt;/b&gt; here | – | – |" in text
 
 
@@ -109,3 +110,71 @@ def test_an_engine_stands_beside_the_file_that_it_was_built_from() -> None:
 
 def test_safe_keeps_the_words() -> None:
     assert html.unescape(safe("a <b> & `c`").replace("\\", "")) == "a <b> & `c`"
+
+
+def test_every_artifact_has_a_row_and_what_nothing_ran_is_a_gap() -> None:
+    text = markdown(report(), NO_PICTURES)
+    assert "| student.onnx | ONNX Runtime | 32.5 | 0.00 | 0.0 | 0.062 | 0.750 | 10.0 | 50 | 4.0 | – |" in text
+    assert "| student.int8.onnx | ONNX Runtime | 32.2 | 0.25 | 12.5 | 0.062 | 0.750 | – | – | 1.0 | – |" in text
+    assert "| student.plan | TensorRT | – | – | – | – | – | – | – | – | not built |" in text
+
+
+def test_an_engine_that_ran_has_figures_of_its_own() -> None:
+    made = report()
+    made["engines"][0] |= {"proven": "executed", "size_mb": 7.5}
+    made["accuracy"].append(
+        {**made["accuracy"][0], "model": "student", "runtime": "tensorrt", "decode": "graph", "AP": 32.0}
+    )
+    made["profiles"].append({**made["profiles"][1], "runtime": "tensorrt", "peak_memory_mb": 90.0})
+    made["parity"]["student_fp32.tensorrt"] = {**made["parity"]["student_fp32"], "unmatched": 0.5}
+    made["gates"] = [
+        {"name": f"parity.student_fp32.tensorrt.{key}", "limit": 0.1, "value": 0.5, "passed": passed, "measured_on": 9}
+        for key, passed in (("unmatched", False), ("score_p95", True))
+    ]
+    text = markdown(made, NO_PICTURES)
+    assert "| student.plan | TensorRT | 32.0 | 0.50 | 50.0 | 0.062 | 0.750 | 10.0 | 90 | 7.5 | 1 of 2 |" in text
+    assert "| student.onnx | ONNX Runtime | 32.5 | 0.00 | 0.0 |" in text
+
+
+def test_what_int8_costs_and_keeps() -> None:
+    text = markdown(report(), NO_PICTURES)
+    assert "| student int8 | 0.25 | 0.50 | 10 | 3 | 1 | 0 |" in text
+    assert "| layers |  | AP lost, int8 | kept, int8 |" in text
+    assert "| stem | 1 | 1.25 | 1 |" in text
+    assert "| head | 2 | -0.50 | 0 |" in text
+    assert "student int8 keeps stem in higher precision." in text
+    assert "Validation AP is not what was tuned on" in text
+
+
+def test_layers_that_were_ranked_by_noise_show_it() -> None:
+    made = report()
+    found = made["quantization"]["student_int8"]["sensitivity"]
+    found["by"] = "sqnr"
+    for group in found["groups"]:
+        group["drop"] = None
+    text = markdown(made, NO_PICTURES)
+    assert "| layers |  | SQNR dB, int8 | kept, int8 |" in text
+    assert "| stem | 1 | 9.5 | 1 |" in text
+
+
+def test_a_variant_that_took_anothers_measurement_has_no_column_for_it() -> None:
+    made = report()
+    made["quantization"]["student_int8+fp16"] = {**made["quantization"]["student_int8"], "kept": []}
+    text = markdown(made, NO_PICTURES)
+    assert "| layers |  | AP lost, int8 | kept, int8 | kept, int8+fp16 |" in text
+
+
+def test_without_int8_nothing_is_said_of_it() -> None:
+    assert "int8 costs" not in markdown(report(quantization={}), NO_PICTURES)
+
+
+def test_a_failed_gate_names_the_worst_images_and_shows_them() -> None:
+    gate = {"name": "parity.student_int8.unmatched", "limit": 0.1, "value": 0.125, "passed": False, "measured_on": 400}
+    shown = replace(NO_PICTURES, disagreements={"student_int8": (pictures("photo](http://x)<img>.png").maps[0],)})
+    text = markdown(report(gates=[gate]), shown)
+    assert (
+        "- parity.student\\_int8.unmatched: 0.125, the limit is 0.1 (measured on 400); worst in &lt;script&gt;" in text
+    )
+    assert "](pictures/1.png)" in text.partition("## Accuracy")[0]
+    assert "http://" not in text
+    assert "<img>" not in text

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -34,7 +35,7 @@ def test_the_verdict_stands_first(made: str) -> None:
     verdict = text.index("Distillation helped: +2.5 AP against the control")
     assert verdict < text.index("95% interval +1.0 to +4.0") < text.index("What was won and lost")
     assert text.index("1 of 1 gates failed") < text.index("What was won and lost")
-    assert "gain: not measured, only 3 boxes could be compared" in text
+    assert "gain: not measured, only 3 images could be compared" in text
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_every_picture_is_inside_and_described(made: str) -> None:
 
 def test_every_chart_is_a_whole_drawing_with_ids_of_its_own(made: str) -> None:
     drawings = re.findall(r"<svg .*?</svg>", made, flags=re.DOTALL)
-    assert len(drawings) == 6, "gain, cost, kinds, classes, loss, distillation; AP was not measured during the training"
+    assert len(drawings) == 7, "gain, cost, kinds, classes, loss, distillation, sensitivity; no AP during the training"
     for drawing in drawings:
         ElementTree.fromstring(drawing)
     ids = re.findall(r'\bid="([^"]*)"', made)
@@ -86,6 +87,21 @@ def test_colours_of_charts_are_the_pages(made: str) -> None:
     used = set(re.findall(r"var\(--([a-z]+)\)", "".join(re.findall(r"<svg .*?</svg>", made, flags=re.DOTALL))))
     defined = set(re.findall(r"--([a-z]+):", made))
     assert {"ink", "muted", "teacher", "control", "student", "features", "classes"} <= used <= defined
+
+
+def test_what_failed_is_shown_with_both_sets_of_boxes() -> None:
+    gate = {"name": "parity.student_int8.unmatched", "limit": 0.1, "value": 0.125, "passed": False, "measured_on": 400}
+    shown = replace(NO_PICTURES, disagreements={"student_int8": pictures().maps})
+    made = page(report(gates=[gate]), shown, CONFIG)
+    assert "measured on 400); worst in <script>alert(1)</script>, b.png" in text_of(made)
+    assert made.count("<img") == 2
+    assert "<script" not in made
+
+
+def test_a_run_without_int8_says_nothing_of_it() -> None:
+    made = page(report(quantization={}, gates=[]), NO_PICTURES, CONFIG)
+    assert "int8 costs" not in text_of(made)
+    assert 'id="sensitivity-' not in made
 
 
 def test_ap_during_the_training_is_drawn_where_it_was_measured() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from frs.data import CocoImage
 from frs.evaluation.images import ImageMatches
-from stages.report.pictures import _extremes, _resized, _spread
+from stages.report.pictures import _extremes, resized, spread
 
 
 def image(key: int, boxes: int = 1) -> CocoImage:
@@ -37,10 +37,10 @@ def test_the_images_are_chosen_by_the_difference_in_errors() -> None:
 
 def test_the_images_of_the_maps_go_from_most_to_fewest_objects() -> None:
     images = [image(key, boxes) for key, boxes in enumerate((3, 0, 9, 1, 5))]
-    assert [len(each.boxes) for each in _spread(images, 2)] == [9, 1]
-    assert [len(each.boxes) for each in _spread(images, 20)] == [9, 5, 3, 1]
-    assert [len(each.boxes) for each in _spread(images, 1)] == [9]
-    assert _spread(images, 0) == []
+    assert [len(each.boxes) for each in spread(images, 2)] == [9, 1]
+    assert [len(each.boxes) for each in spread(images, 20)] == [9, 5, 3, 1]
+    assert [len(each.boxes) for each in spread(images, 1)] == [9]
+    assert spread(images, 0) == []
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,6 @@ def test_the_images_of_the_maps_go_from_most_to_fewest_objects() -> None:
 )
 def test_photographs_are_shown_in_a_size_that_is_seen(side: int, shown: int, factor: float) -> None:
     pixels = np.zeros((side // 2, side, 3), np.uint8)
-    canvas, found = _resized(pixels)
+    canvas, found = resized(pixels)
     assert canvas.shape == (shown // 2, shown, 3)
     assert found == pytest.approx(factor)
