@@ -47,7 +47,8 @@ def worst_images(report: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def about(row: Gate) -> str:
     """The label of the artifact that a gate is about; of `gain`, nothing."""
-    kind, _, rest = row["name"].partition(".")
+    name: str = row["name"]
+    kind, _, rest = name.partition(".")
     return rest.rpartition(".")[0] if kind == "parity" else rest
 
 
