@@ -31,9 +31,9 @@ from torchvision.models import detection
 from frs.detectors import Detector, multiply_accumulates, parameter_count
 from frs.edge.machine import cpu_model
 from frs.edge.ort import OnnxRuntimeSession
+from frs.evaluation.parity import parity
 from frs.export.engine import build_engine
 from frs.export.onnx import export_onnx
-from frs.evaluation.parity import parity
 from frs.export.torch_predictor import TorchPredictor
 from tests.frs.detectors.two_stage import busy
 from tests.frs.export.lab import busy_detector, busy_gfl, pictures
@@ -74,7 +74,7 @@ def ours(family: str, size: int, folder: Path) -> Row:
     for precision in ("fp32", "fp16"):
         path = folder / f"{family}.{precision}.onnx"
         report = export_onnx(detector, path, height=size, width=size, precision=precision)
-        plan = build_engine(path, path.with_suffix(".plan"))
+        plan = build_engine(path, path.with_suffix(".plan"), properties={})
         measured = parity(reference, OnnxRuntimeSession(path), [image[None] for image in images])
         row[precision] = {
             "nodes": report.nodes,
@@ -118,8 +118,8 @@ def theirs(family: str, folder: Path) -> Row:
         warnings.simplefilter("ignore")
         torch.onnx.export(model, ([torch.rand(3, 320, 320)],), path, dynamo=False, opset_version=18, verbose=False)
     row["torchvision_nodes"] = count_nodes(onnx.load(path).graph)
-    built = build_engine(path, path.with_suffix(".plan"))
-    row["torchvision_plan"] = (built.message or built.proven)[:160]
+    built = build_engine(path, path.with_suffix(".plan"), properties={})
+    row["torchvision_plan"] = str(built.message or built.proven)[:160]
     return row
 
 

@@ -88,10 +88,10 @@ def compare(folder: Path, image: Tensor, passing: int, options: argparse.Namespa
         "torchvision": {"nodes": count_nodes(onnx.load(theirs).graph)},
     }
     for name, path in (("ours", ours), ("torchvision", theirs)):
-        built = build_engine(path, path.with_suffix(".plan"))
+        built = build_engine(path, path.with_suffix(".plan"), properties={})
         milliseconds = np.array(timings[name]) / 1e6
         figures[name]["latency_ms"] = summarise([milliseconds[i : i + BLOCK] for i in range(0, options.runs, BLOCK)])
-        figures[name]["engine"] = "builds" if built.proven != "failed" else f"failed: {str(built.message)[:160]}"
+        figures[name]["engine"] = "builds" if built.plan_sha256 else f"failed: {str(built.message)[:160]}"
     figures["ratio"] = round(figures["ours"]["latency_ms"]["p50"] / figures["torchvision"]["latency_ms"]["p50"], 4)
     return figures
 

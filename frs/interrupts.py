@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
@@ -50,3 +54,11 @@ def end_unattended(silence: float = 60.0) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=listen, name="end_unattended", daemon=True).start()
+
+
+def end_with(parent: int) -> None:
+    """On Linux this process is killed when `parent`, which started it, dies; else it would work on, unseen."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)

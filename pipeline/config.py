@@ -189,12 +189,17 @@ class Config(Section):
                 f"validation.resize is {scored}, but student.train.resize is {trained}, at which the gain is measured; set "
                 "validation.resize: both"
             )
-        fixed = self.export.batch
+        fixed, (least, _, greatest) = self.export.batch, self.engine.batches
         for batch in self.profile.batches or ():
             if fixed not in (None, batch):
                 raise ValueError(
                     f"profile.batches has {batch}, but export.batch is {fixed}, and the files take no other; set export.batch: "
                     "null, which leaves it open, or leave profile.batches out"
+                )
+            if fixed is None and not least <= batch <= greatest:
+                raise ValueError(
+                    f"profile.batches has {batch}, but engine.batches lets engines take {least} to {greatest}; widen that, or "
+                    "leave this batch out"
                 )
         for precision in self.quantize.precisions or ():
             if MADE_OF[precision] not in self.export.precisions:

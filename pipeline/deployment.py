@@ -84,11 +84,24 @@ class QuantizeConfig(Section):
 
 
 class EngineConfig(Section):
-    """TensorRT where a GPU is; TensorRT-RTX ahead of time elsewhere."""
+    """TensorRT where a GPU is; TensorRT-RTX ahead of time elsewhere. A TensorRT engine is for the GPU that built it."""
 
-    target: str = Field("sm_86", pattern=r"^sm_\d{2,3}$", description="what TensorRT-RTX builds for")
+    target: str | None = Field(
+        None,
+        pattern=r"^sm_\d{2,3}$",
+        description="what TensorRT-RTX builds for, as in sm_89; null: the GPU here, sm_86 where there is none",
+    )
+    batches: tuple[int, int, int] = Field(
+        (1, 1, 8), description="least, usual and greatest batch, where `export.batch` is null"
+    )
     workspace_mb: int = Field(1024, ge=16, le=1_048_576, description="memory that the builder may use for tactics, MiB")
     timeout_s: float = Field(600, gt=0, le=86_400, description="seconds after which a build is given up")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EngineConfig:
+        if not 1 <= self.batches[0] <= self.batches[1] <= self.batches[2]:
+            raise ValueError(f"batches ({list(self.batches)}): least, usual and greatest, from 1 on, in this order")
+        return self
 
 
 class ProfileConfig(Section):

@@ -81,7 +81,8 @@ def device_run(bundle: Path, out: Path, attended: bool) -> None:
     with open_console() as console:
         with console.working("device"):
             document = run_device(bundle, out, console)
-        console.show(device_table(document, out))
+        if not attended:  # `device push` shows the devices side by side
+            console.show(device_table(document, out))
     conclude(document, out)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,20 @@ def command_reference() -> str:
     from pipeline.cli import main
 
     root = click.Context(main, info_name="frs-pipeline")
-    commands = [_command(click.Context(each, info_name=name, parent=root)) for name, each in main.commands.items()]
+    commands = [_command(context) for context in _commands(root)]
     codes = inspect.cleandoc((main.epilog or "").replace("\b", "")).removeprefix("Exit codes:\n")
     return "\n".join([_MADE + _COMMANDS, _command(root), *commands, "## Exit codes", "", "```", codes, "```", ""])
+
+
+def _commands(parent: click.Context) -> Iterator[click.Context]:
+    """Of a group, and of the groups in it: a group is nothing to give by itself."""
+    assert isinstance(parent.command, click.Group)
+    for name, each in parent.command.commands.items():
+        context = click.Context(each, info_name=name, parent=parent)
+        if isinstance(each, click.Group):
+            yield from _commands(context)
+        else:
+            yield context
 
 
 def _find(keys: dict[str, Any], path: str, definitions: dict[str, Any], places: dict[str, list[str]]) -> None:

@@ -57,7 +57,7 @@ def write_run(
     wanted = config.bundle.images
     sample = data if wanted == "all" else data.first(wanted)
     sources = [
-        *_annotations_and_images(sample, read_json(paths["image_hashes"])["val"]),
+        *annotations_and_images(sample, read_json(paths["image_hashes"])["val"]),
         *_onnx(config, paths, hashes),
         *_references(sample, paths["predictions"]),
     ]
@@ -85,7 +85,7 @@ def _about(config: Config, data: CocoDataset, paths: Mapping[str, Path], images:
     )
 
 
-def _annotations_and_images(sample: CocoDataset, hashes: Mapping[str, str]) -> Iterator[Source]:
+def annotations_and_images(sample: CocoDataset, hashes: Mapping[str, str]) -> Iterator[Source]:
     """The images under numbers: a name may be a path, and may say what is nobody's business."""
     from dataclasses import replace
 

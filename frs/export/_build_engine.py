@@ -9,67 +9,91 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from frs.edge.machine import Gpu, find_gpu
+from frs.export import timing_cache
+from frs.export.limited import KEPT_LINES, LINE_LENGTH
+from frs.interrupts import end_with
 
-KEPT_LINES = 50
-LINE_LENGTH = 500
+AHEAD_OF_TIME = "sm_86"
+"""What is built for where no target is named and there is no GPU."""
 
 
 def main(request_path: Path) -> None:
     request = json.loads(request_path.read_text(encoding="utf-8"))
+    end_with(request["parent"])
     gpu = find_gpu()
-    trt = choose(gpu)
+    trt, absent = choose(gpu)
     if trt is None:
-        result = answer(
-            None, gpu, None, "failed", "neither tensorrt (with a GPU) nor tensorrt_rtx can be imported here"
-        )
+        result = answer(None, gpu, None, None, absent)
     else:
+        # Should the library take this process with it, the parent knows at least which one it was.
+        write(request, answer(trt, gpu, None, "failed", None))
         result = build(trt, request, gpu)
-    Path(request["result"]).write_text(json.dumps(result), encoding="utf-8")
+    write(request, result)
 
 
-def choose(gpu: Gpu | None) -> Any:
-    """TensorRT where it is and has a GPU to build on, else TensorRT-RTX, else None."""
+def write(request: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    """For the parent, whole."""
+    target = Path(request["result"])
+    partial = target.with_suffix(".partial")
+    partial.write_text(json.dumps(result), encoding="utf-8")
+    partial.replace(target)
+
+
+def choose(gpu: Gpu | None) -> tuple[Any, str | None]:
+    """TensorRT where it is and has a GPU to build on, else TensorRT-RTX, else None and why."""
+    reasons = [] if gpu else ["tensorrt builds on a GPU, and none is found here"]
     for name in ("tensorrt", "tensorrt_rtx") if gpu else ("tensorrt_rtx",):
         try:
-            return importlib.import_module(name)
-        except (ImportError, OSError):  # OSError: the bindings are there, a library that they load is not
-            continue
-    return None
+            return importlib.import_module(name), None
+        except (ImportError, OSError) as error:  # OSError: the bindings are there, a library that they load is not
+            reasons.append(f"{name} cannot be imported ({(str(error).splitlines() or [''])[0][:200]})")
+    return None, f"{', '.join(reasons)}; pip install '.[rtx]' brings TensorRT-RTX, JetPack brings TensorRT"
 
 
-def build(trt: Any, request: dict[str, Any], gpu: Gpu | None) -> dict[str, Any]:
+def build(trt: Any, request: Mapping[str, Any], gpu: Gpu | None) -> dict[str, Any]:
     """The plan at request["plan"], and the answer for the sidecar."""
     log = make_logger(trt)
-    target = resolve_target(trt, request["target"], gpu)
+    builder = trt.Builder(log)
+    config = builder.create_builder_config()
+    target = resolve_target(trt, config, request["target"], gpu)
     if target is None:
-        return answer(trt, gpu, request["target"], "failed", no_target(trt, request["target"], gpu))
+        return answer(trt, gpu, request["target"], "failed", no_target(trt, config, request["target"]))
 
     def failed(message: str, profile: Any = None) -> dict[str, Any]:
         said = log.errors[-1] if log.errors else "and the library did not say why"
         return answer(trt, gpu, target, "failed", f"{message}: {said}", profile, log.lines)
 
-    builder = trt.Builder(log)
     network = builder.create_network(network_flags(trt))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(request["onnx"]):
-        log.errors += [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        for i in range(parser.num_errors):
+            log.keep(parser.get_error(i).desc(), error=True)
         return failed("the parser refused the graph")
-    config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace_mb"] << 20)
     if hasattr(config, "num_compute_capabilities"):
-        local = gpu is not None and request["target"] == "local"
         config.num_compute_capabilities = 1
-        config.set_compute_capability(trt.ComputeCapability.CURRENT if local else capability(trt, target), 0)
+        wanted = "CURRENT" if request["target"] is None and gpu else target.replace("sm_", "SM")
+        if not config.set_compute_capability(getattr(trt.ComputeCapability, wanted), 0):
+            return failed(f"{target} was refused")
     profile = add_profile(builder, network, config, request["batches"])
+    timings = None
+    if gpu is not None and request["timings"] is not None:
+        timings = timing_cache.cache_path(Path(request["timings"]), trt, gpu)
+        if not timing_cache.attach(trt, config, timings, log.keep):
+            timings = None
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         return failed("the graph was not built", profile)
     data = bytes(plan)
-    Path(request["plan"]).write_bytes(data)
+    built = Path(request["plan"])
+    built.write_bytes(data)
+    if timings is not None:
+        built.with_name(timings.name).write_bytes(bytes(config.get_timing_cache().serialize()))
     proven = "planned"
     if gpu is not None and gpu.sm == target:
         if trt.Runtime(log).deserialize_cuda_engine(data) is None:
@@ -88,11 +112,16 @@ def make_logger(trt: Any) -> Any:
             self.errors: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.errors.append(message[:LINE_LENGTH])
-            elif severity != trt.ILogger.WARNING:
-                return
-            self.lines = [*self.lines, message[:LINE_LENGTH]][-KEPT_LINES:]
+            error = severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
+            if error or severity == trt.ILogger.WARNING:
+                self.keep(message, error=error)
+
+        def keep(self, message: str, *, error: bool = False) -> None:
+            line = message[:LINE_LENGTH]
+            self.lines = [*self.lines, line][-KEPT_LINES:]
+            if error:
+                self.errors = [*self.errors, line][-KEPT_LINES:]
+            print(line, file=sys.stderr, flush=True)  # all that is left, should the library crash or hang
 
     return Logger()
 
@@ -104,20 +133,18 @@ def network_flags(trt: Any) -> int:
     return 0 if strongly_typed is None else 1 << int(strongly_typed)
 
 
-def capability(trt: Any, target: str) -> Any:
-    return getattr(trt.ComputeCapability, target.replace("sm_", "SM"), None)
-
-
-def resolve_target(trt: Any, target: str, gpu: Gpu | None) -> str | None:
+def resolve_target(trt: Any, config: Any, target: str | None, gpu: Gpu | None) -> str | None:
     """The compute capability that the plan will be for: the GPU's own, unless the library compiles ahead of time."""
-    if target == "local" or not hasattr(trt, "ComputeCapability"):
+    if not hasattr(config, "num_compute_capabilities"):
         return gpu.sm if gpu else None
-    return target if capability(trt, target) is not None else None
+    if target is None:
+        return gpu.sm if gpu else AHEAD_OF_TIME
+    return target if hasattr(trt.ComputeCapability, target.replace("sm_", "SM")) else None
 
 
-def no_target(trt: Any, target: str, gpu: Gpu | None) -> str:
-    if gpu is None and (target == "local" or not hasattr(trt, "ComputeCapability")):
-        return "there is no GPU here to build for; name a target such as sm_86"
+def no_target(trt: Any, config: Any, target: str | None) -> str:
+    if not hasattr(config, "num_compute_capabilities"):
+        return f"{trt.__name__} {trt.__version__} builds on a GPU, and none is found here"
     known = sorted(name.lower().replace("sm", "sm_") for name in dir(trt.ComputeCapability) if name.startswith("SM"))
     return (
         f"{trt.__name__} {trt.__version__} cannot build for {target}, it knows {', '.join(known)}; a Jetson's engine is "
@@ -144,11 +171,12 @@ def answer(
     trt: Any,
     gpu: Gpu | None,
     target: str | None,
-    proven: str,
+    proven: str | None,
     message: str | None,
     profile: Any = None,
     log: list[str] | None = None,
 ) -> dict[str, Any]:
+    """What the sidecar tells of the build; proven None: there is nothing here that builds."""
     return {
         "builder": trt and trt.__name__,
         "version": trt and trt.__version__,

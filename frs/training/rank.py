@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -24,6 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 from frs.data.loader import TrainingLoader
 from frs.distributed import local_rank, rank
 from frs.errors import FrsError
+from frs.interrupts import end_with
 from frs.training.device import Device
 from frs.training.loop import Epoch, train
 from frs.training.objective import Objective
@@ -36,7 +36,6 @@ _SYMPTOM = 1.0
 """Seconds that a rank with an error which may follow from another rank's end waits, so that the other is seen to end first."""
 _POLL = 0.05
 """Seconds between two looks at whether the first rank is done."""
-_PR_SET_PDEATHSIG = 1
 
 
 class Stopped(BaseException):
@@ -180,7 +179,7 @@ def main(
     workers: how processes that load images are started, as in the runner; a spawned process would spawn them, which takes
     seconds at each epoch.
     """
-    _end_with(runner)
+    end_with(runner)
     set_start_method(workers, force=True)
     this = Rank(pipes[int(os.environ["LOCAL_RANK"])])
     try:
@@ -198,11 +197,3 @@ def main(
 def _is_lost(error: Exception) -> bool:
     """Whether it says no more than that another rank has ended."""
     return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
-
-
-def _end_with(runner: int) -> None:
-    """On Linux this process is killed when the runner dies; else it would train on, beside the run that continues it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != runner:
-            os._exit(1)

@@ -133,6 +133,9 @@ def _notes(here: Machine, devices: Sequence[Machine]) -> Iterator[str]:
     for each in devices:
         if any(here.files.get(file) not in (None, sha256) for file, sha256 in each.files.items()):
             yield f"{each.name}: measured with other files than this report's; push to it again."
+    warned: dict[tuple[str, ...], list[str]] = {}
     for each in (here, *devices):
-        if each.warnings:
-            yield f"{_DOUBTFUL} {each.name}, do not quote these times: {'; '.join(each.warnings)}."
+        warned.setdefault(each.warnings, []).append(each.name)
+    for warnings, names in warned.items():
+        if warnings:
+            yield f"{_DOUBTFUL} Times of {', '.join(names)} that are not to be quoted: {' '.join(warnings)}"

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from frs.edge.bundle import About, Bundle, Member
 from pipeline.deployment import GatesConfig
+from stages.artifacts import Deployed, OnnxFile
 from stages.device.measure import Measured
 from stages.device.reference import Reference
 from stages.device.work import Work
+from stages.parity import WORST
+from stages.report.gates import judge
 
 if TYPE_CHECKING:
     from frs.data import CocoDataset
     from frs.edge.measured import Artifact
-    from frs.evaluation import Row
 
 SCHEMA = 1
 
@@ -35,6 +37,7 @@ def device_document(
         *({**_row(about, model, "torch", "fp32"), **scored} for model, scored in reference.accuracy.items()),
         *({**_row(about, a.model, a.runtime, a.precision), **scored} for a, scored in found.accuracy.items()),
     ]
+    parity = _parity(about, reference, found)
     return {
         "schema": SCHEMA,
         "kind": "device",
@@ -50,7 +53,8 @@ def device_document(
         "accuracy": accuracy,
         "profiles": found.profiles,
         "engines": found.engines,
-        "gates": list(_judged(about, reference, found, accuracy, gates)),
+        "parity": parity,
+        "gates": _judged(found, parity, accuracy, gates),
         "notes": found.notes,
     }
 
@@ -87,53 +91,32 @@ def _data(bundle: Bundle, data: CocoDataset) -> dict[str, Any]:
     }
 
 
-def _judged(
-    about: About,
-    reference: Reference,
-    found: Measured,
-    accuracy: Sequence[Mapping[str, Any]],
-    gates: GatesConfig,
-) -> Iterator[dict[str, Any]]:
-    """A file that could not be scored has not passed: nothing was shown."""
-    from stages.report.gates import ap_limit, judge
+def _parity(about: About, reference: Reference, found: Measured) -> dict[str, dict[str, Any]]:
+    """Label -> how the detections compare with torch's, and the images that disagree most; nothing of what was not scored."""
+    from frs.evaluation.parity import by_image, compare, summarise, worst
 
-    artifacts = [*found.rows, *(artifact for artifact in found.failures if artifact not in found.rows)]
-    parity = {
-        _label(artifact): _parity(about, reference, artifact, found.rows[artifact])
-        if artifact in found.rows
-        else _NOTHING
-        for artifact in artifacts
-    }
-    yield from judge(gates.model_copy(update={"min_gain": None}), parity, {"accuracy": accuracy}, ())
-    for artifact in artifacts:
-        limit = ap_limit(gates, _label(artifact))
-        if limit is None:
-            continue
-        torch, here = reference.accuracy[artifact.model]["AP"], found.accuracy.get(artifact, {}).get("AP")
-        drop = None if torch is None or here is None else round(torch - here, 4)
-        yield {
-            "name": f"ap_drop.{_label(artifact)}",
-            "limit": limit,
-            "value": drop,
-            "passed": drop is not None and drop <= limit,
-            "measured_on": 0 if here is None else len(reference.data.images),
-        }
-
-
-_NOTHING: dict[str, Any] = {"boxes": 0}
-
-
-def _label(artifact: Artifact) -> str:
-    """As in the run's report; a TensorRT engine is another thing than its ONNX file."""
-    label = f"{artifact.model}_{artifact.precision}"
-    return label if artifact.runtime == "onnxruntime" else f"{label}.{artifact.runtime}"
-
-
-def _parity(about: About, reference: Reference, artifact: Artifact, rows: Sequence[Row]) -> dict[str, Any]:
-    from frs.evaluation.parity import by_image, compare, summarise
-
-    images = [image.id for image in reference.data.images]
-    torch, here = (by_image(each, images, about.category_ids) for each in (reference.rows[artifact.model], rows))
+    names = {image.id: image.file_name for image in reference.data.images}
     least, most = about.thresholds["score_threshold"], int(about.thresholds["detections"])
-    compared = [compare(torch[i], here[i], score_threshold=least, detections=most) for i in images]
-    return asdict(summarise(compared))
+    torch = {model: by_image(rows, names, about.category_ids) for model, rows in reference.rows.items()}
+    parity: dict[str, dict[str, Any]] = {}
+    for artifact, rows in found.rows.items():
+        here, there = by_image(rows, names, about.category_ids), torch[artifact.model]
+        compared = {
+            image: compare(there[image], here[image], score_threshold=least, detections=most) for image in names
+        }
+        measured = asdict(summarise(list(compared.values())))
+        parity[_deployed(artifact).label] = {**measured, "worst": [names[image] for image in worst(compared, WORST)]}
+    return parity
+
+
+def _judged(
+    found: Measured, parity: Mapping[str, Mapping[str, Any]], accuracy: list[dict[str, Any]], gates: GatesConfig
+) -> list[dict[str, Any]]:
+    """A file that could not be scored has not passed: nothing was shown."""
+    artifacts = [_deployed(artifact) for artifact in dict.fromkeys([*found.rows, *found.failures])]
+    shown = {each.label: parity.get(each.label, {"boxes": 0}) for each in artifacts}
+    return judge(gates.model_copy(update={"min_gain": None}), shown, {"accuracy": accuracy}, artifacts)
+
+
+def _deployed(artifact: Artifact) -> Deployed:
+    return Deployed(OnnxFile(artifact.model, artifact.precision, "bundle"), artifact.runtime)

@@ -15,6 +15,7 @@ _LIBRARIES = {
     "onnxruntime": "onnxruntime",
     "cuda-bindings": "cuda.bindings.runtime",
     "pycocotools": "pycocotools.mask",
+    "jinja2": "jinja2",
 }
 
 

@@ -12,17 +12,15 @@ from frs.edge.bundle import Bundle, Member
 from frs.errors import FrsError
 from pipeline.deployment import EngineConfig, ProfileConfig
 from pipeline.stage import Progress
-from stages.artifacts import SUFFIXES, OnnxFile
+from stages.artifacts import RUNS_HERE, SUFFIXES, OnnxFile
 from stages.device.work import Work
 from stages.report.summary import number
+from stages.report.tables import RUNTIMES
 
 if TYPE_CHECKING:
     from frs.edge.measured import Artifact
     from frs.evaluation import Row
 
-RUNTIMES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
-RUNS_HERE = ("deserialised", "executed")
-"""How far an engine is proven that this machine's GPU takes."""
 _PROBE_RUNS = 20
 
 
@@ -119,21 +117,21 @@ class Measurement:
 
     def profile(self, config: ProfileConfig, images: list[Path]) -> None:
         """The times of everything that was scored, in turn. One that cannot be timed is left out of the turn."""
-        artifacts = list(self.found.rows)
-        for alone in (False, True):
-            if not artifacts:
-                return
+        try:
+            self._time(list(self.found.rows), config, images)
+        except FrsError:  # whose fault it was, each tells alone
+            able = [artifact for artifact in self.found.rows if self._can_be_timed(artifact, config, images)]
             try:
-                facts = {**self.facts, **config.model_dump(mode="json"), "files": [_sha256(a.path) for a in artifacts]}
-                self.found.profiles = self.work.step(
-                    "profile", facts, partial(self._profile, artifacts, config, images)
-                )
-                return
+                self._time(able, config, images)
             except FrsError as error:
-                if alone:
-                    for artifact in artifacts:
-                        self._failed(artifact, f"not timed: {error}")
-                artifacts = [artifact for artifact in artifacts if not alone and self._can_be_timed(artifact, images)]
+                for artifact in able:
+                    self._failed(artifact, f"not timed: {error}")
+
+    def _time(self, artifacts: list[Artifact], config: ProfileConfig, images: list[Path]) -> None:
+        if artifacts:
+            facts = {**self.facts, **config.model_dump(mode="json"), "files": [_sha256(a.path) for a in artifacts]}
+            do = partial(self._profile, artifacts, config, images)
+            self.found.profiles = self.work.step("profile", facts, do)
 
     def _profile(self, artifacts: list[Artifact], config: ProfileConfig, images: list[Path]) -> list[dict[str, Any]]:
         from frs.edge.latency import profile_artifacts
@@ -148,11 +146,11 @@ class Measurement:
             progress=lambda done, total: self.progress.update(done, total, time=f"{len(artifacts)} files in turn"),
         )
 
-    def _can_be_timed(self, artifact: Artifact, images: list[Path]) -> bool:
+    def _can_be_timed(self, artifact: Artifact, config: ProfileConfig, images: list[Path]) -> bool:
         from frs.edge.latency import profile_artifacts
 
         try:
-            profile_artifacts([artifact], images[:1], runs=_PROBE_RUNS, seconds=0)
+            profile_artifacts([artifact], images[:1], runs=_PROBE_RUNS, seconds=0, batches=config.batches)
         except FrsError as error:
             self._failed(artifact, f"not timed: {error}")
             return False

@@ -6,10 +6,10 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from stages.device import table
-from stages.device.measure import RUNTIMES, Measured
+from stages.device.measure import Measured
 from stages.device.work import Work
 from stages.report import tables
-from stages.report.gates import failures
+from stages.report.gates import failures, worst_images
 from stages.report.page import templates
 from stages.report.pictures import COLOURS, TRUTH, Picture, panel, resized, spread
 from stages.report.summary import NONE, Report, number
@@ -33,7 +33,7 @@ def device_page(report: Report, work: Work, found: Measured) -> str:
             report=report,
             verdict=table.verdict(report),
             facts=_facts(report),
-            failures=failures(report["gates"]),
+            failures=failures(report["gates"], worst_images(report)),
             cautions=tables.cautions(report),
             timed=tables.timed(report) if report["profiles"] else "",
             bars=_bars(report),
@@ -89,7 +89,7 @@ def _bars(report: Report) -> list[dict[str, Any]]:
     return [
         {
             "line": line,
-            "runtime": RUNTIMES[line.runtime],
+            "runtime": tables.RUNTIMES[line.runtime],
             "p50": 100 * line.profile["latency_ms"]["p50"] / slowest,
             "p99": 100 * line.profile["latency_ms"]["p99"] / slowest,
             "ap": 100 * (line.ap or 0.0) / best,

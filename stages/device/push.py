@@ -19,7 +19,7 @@ from frs.errors import RemoteError, RuntimeMissing
 from frs.remote import Remote
 from pipeline import __version__
 from pipeline.errors import Busy
-from stages.device.results import FILE, checked, filled
+from stages.device.results import FILE, PAGE, checked, failed_gates, filled, is_page
 
 FOLDER = "~/.cache/frs-pipeline/push"
 """On the device; in it a folder for each bundle."""
@@ -44,7 +44,9 @@ _RECEIVE = (  # $3: sha256, $4: size, $5: bytes that are there already
     '[ "${sum%% *}" = "$3" ] || { rm -f bundle.part; exit 65; }; mv bundle.part bundle.tar'
 )
 _RUN = f'exec 2>&1; {_FIND} {_ENTER} "$command" device run bundle.tar -o results --attended; exit $?'
-_RESULTS = f"{_ENTER} cat results/{FILE}"
+_RESULT = f'{_ENTER} cat "results/$3"'
+_RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+_NEEDED = ("jinja2", "pycocotools")
 _FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large")
 
 
@@ -87,12 +89,14 @@ def push(remote: Remote, run_dir: Path, pack: Callable[[Path], str], command: st
         bundle = _Bundle(archive, sha256_of(archive))
         _send(remote, command, bundle, screen)
         _run(remote, command, bundle, screen)
-        code, answer = remote.ask(_RESULTS, command, bundle.key)
-        if code:
-            raise RemoteError(f"{remote.host}: {FOLDER}/{bundle.key}/results/{FILE} cannot be read there")
-        document = checked(remote.host, answer, bundle.sha256)
-        (results / FILE).write_text(answer, encoding="utf-8")
-    return [str(gate["name"]) for gate in document["gates"] if not gate["passed"]]
+        document = checked(remote.host, _result(remote, command, bundle, FILE), bundle.sha256)
+        (results / FILE).write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
+        page = _result(remote, command, bundle, PAGE)
+        if is_page(page):
+            (results / PAGE).write_text(page, encoding="utf-8")
+        else:
+            screen.print(f"{remote.host}: its {PAGE} is not as this version's are and stays there")
+    return failed_gates(document)
 
 
 def _check(remote: Remote, command: str, screen: Screen) -> None:
@@ -101,10 +105,8 @@ def _check(remote: Remote, command: str, screen: Screen) -> None:
 
     info = _info(remote, command)
     libraries = info["libraries"]
-    present = [f"{name} {each['version']}" for name, each in libraries.items() if not each["missing"]]
-    screen.print(
-        f"{remote.host}: {info['device']}; frs-pipeline {info['frs_pipeline']}, {', '.join(present) or 'alone'}"
-    )
+    runtimes = "".join(f", {name} {libraries[name]['version']}" for name in _RUNTIMES if not libraries[name]["missing"])
+    screen.print(f"{remote.host}: {info['device']}, frs-pipeline {info['frs_pipeline']}{runtimes}")
     if info["bundle_format"] != FORMAT:
         raise RemoteError(
             f"{remote.host}: its frs-pipeline {info['frs_pipeline']} reads bundles of format {info['bundle_format']}, this one "
@@ -112,17 +114,18 @@ def _check(remote: Remote, command: str, screen: Screen) -> None:
         )
     if info["frs_pipeline"] != __version__:
         screen.print(f"{remote.host}: the frs-pipeline here is {__version__}; both know bundles of format {FORMAT}")
-    if all(libraries[name]["missing"] for name in ("onnxruntime", "tensorrt")):
-        reasons = "; ".join(f"{name}: {libraries[name]['missing']}" for name in ("onnxruntime", "tensorrt"))
+    if all(libraries[name]["missing"] for name in _RUNTIMES):
+        reasons = "; ".join(f"{name}: {libraries[name]['missing']}" for name in _RUNTIMES)
         raise RuntimeMissing(
             f"{remote.host}: {command} can import neither ONNX Runtime nor TensorRT ({reasons}); there, install onnxruntime "
             "into its environment, or make that with --system-site-packages, so that it sees JetPack's TensorRT"
         )
-    if libraries["pycocotools"]["missing"]:
-        raise RuntimeMissing(
-            f"{remote.host}: {command} cannot import pycocotools ({libraries['pycocotools']['missing']}), without which "
-            "nothing is scored; there, pip install '.[device]' in the project's folder brings it"
-        )
+    for name in _NEEDED:
+        if libraries[name]["missing"]:
+            raise RuntimeMissing(
+                f"{remote.host}: {command} cannot import {name} ({libraries[name]['missing']}); there, pip install '.[device]' "
+                "in the project's folder brings it"
+            )
 
 
 def _info(remote: Remote, command: str) -> dict[str, Any]:
@@ -140,7 +143,7 @@ def _info(remote: Remote, command: str) -> dict[str, Any]:
     document = re.search(r"^\{$.*^\}$", answer, flags=re.DOTALL | re.MULTILINE)
     try:
         info: dict[str, Any] = json.loads(document[0] if document and code == 0 else "")
-        libraries = [info["libraries"][name] for name in ("onnxruntime", "tensorrt", "pycocotools")]
+        libraries = [info["libraries"][name] for name in (*_RUNTIMES, *_NEEDED)]
         texts = [
             info["frs_pipeline"],
             info["device"],
@@ -217,6 +220,13 @@ def _run(remote: Remote, command: str, bundle: _Bundle, screen: Screen) -> None:
         _failed(
             remote, code, "\n  ".join(last), f"cd {FOLDER}/{bundle.key} && {command} device run bundle.tar -o results"
         )
+
+
+def _result(remote: Remote, command: str, bundle: _Bundle, name: str) -> str:
+    code, text = remote.ask(_RESULT, command, bundle.key, name)
+    if code:
+        raise RemoteError(f"{remote.host}: {FOLDER}/{bundle.key}/results/{name} cannot be read there")
+    return text
 
 
 def _failed(remote: Remote, code: int, said: str, by_hand: str) -> NoReturn:

@@ -17,6 +17,7 @@ from pipeline.files import locked, sync_tree
 
 FOLDER = "devices"
 FILE = "device.json"
+PAGE = "device.html"
 SCHEMA = 1
 
 Key = tuple[str, str, str]
@@ -64,7 +65,13 @@ def parse(text: str) -> dict[str, Any]:
     if document["schema"] != SCHEMA or document["kind"] != "device":
         raise ValueError(f"schema {document['schema']}, kind {document['kind']!r}")
     machine("", document)
+    failed_gates(document)
     return dict(document)
+
+
+def failed_gates(document: dict[str, Any]) -> list[str]:
+    """The names of those that were not passed. Raises as `parse` does."""
+    return [_text(gate["name"]) for gate in document["gates"] if gate["passed"] is not True]
 
 
 def machine(name: str, report: dict[str, Any]) -> Machine:
@@ -158,6 +165,16 @@ def checked(host: str, text: str, bundle: str) -> dict[str, Any]:
     return document
 
 
+def is_page(text: str) -> bool:
+    """Whether a page from another machine begins as ours do: by forbidding itself all scripts and requests.
+
+    What follows can take nothing of that back, and a browser keeps to it, whoever wrote the page.
+    """
+    template = (Path(__file__).parent / "templates" / PAGE).read_text(encoding="utf-8")
+    head = template[template.index("<!doctype") : template.index("<title>")]
+    return text.startswith(head)
+
+
 def _key(row: dict[str, Any]) -> Key:
     return _text(row["model"]), _text(row["precision"]), _text(row["runtime"])
 
@@ -167,9 +184,9 @@ def _figures(profile: dict[str, Any]) -> Figures:
     return Figures(
         p50=_number(latency["p50"]),
         p99=_number(latency["p99"]),
-        memory=_number(profile["peak_memory_mb"]),
+        memory=_number(profile.get("peak_memory_mb")),
         gpu_memory=_number(profile.get("device_memory_mb")),
-        energy=_number(profile["energy_mj"]),
+        energy=_number(profile.get("energy_mj")),
         doubtful=bool(profile.get("warnings")),
     )
 

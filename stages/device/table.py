@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stages.device.measure import RUNTIMES
+from stages.artifacts import Deployed, OnnxFile
+from stages.report.gates import about
 from stages.report.summary import NONE, Report, number, plain
-from stages.report.tables import Table, cautions
+from stages.report.tables import RUNTIMES, Table, cautions
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-_RUNTIMES = {**RUNTIMES, "torch": "torch"}
 
 
 class Line(NamedTuple):
@@ -62,10 +61,8 @@ def chosen(report: Report) -> tuple[Line | None, Line | None]:
 
 def failed_gates(report: Report, line: Line) -> list[str]:
     """Names of the gates over an artifact that it has not passed."""
-    label = f"{line.model}_{line.precision}" + ("" if line.runtime == "onnxruntime" else f".{line.runtime}")
-    about = {f"parity.{label}", f"ap_drop.{label}"}
-    failed = (gate["name"] for gate in report["gates"] if not gate["passed"])
-    return [name for name in failed if name in about or name.rpartition(".")[0] in about]
+    label = Deployed(OnnxFile(line.model, line.precision, "bundle"), line.runtime).label
+    return [gate["name"] for gate in report["gates"] if not gate["passed"] and about(gate) == label]
 
 
 def verdict(report: Report) -> tuple[str, str]:
@@ -75,12 +72,12 @@ def verdict(report: Report) -> tuple[str, str]:
         return "Nothing of the student was both scored and timed here", ""
     says = f"The student in {student.precision}: {number(student.p50)} ms, {number(student.ap)} AP"
     if teacher is None:
-        return says, f"{_RUNTIMES[student.runtime]}; nothing of the teacher was measured beside it"
+        return says, f"{RUNTIMES[student.runtime]}; nothing of the teacher was measured beside it"
     faster = (teacher.p50 or 0.0) / (student.p50 or 1.0)
     return says, (
         f"The teacher in {teacher.precision}: {number(teacher.p50)} ms, {number(teacher.ap)} AP, so that the student is "
-        f"{number(faster)} times as fast. Medians in {_RUNTIMES[student.runtime]}"
-        + (f", the teacher's in {_RUNTIMES[teacher.runtime]}." if teacher.runtime != student.runtime else ".")
+        f"{number(faster)} times as fast. Medians in {RUNTIMES[student.runtime]}"
+        + (f", the teacher's in {RUNTIMES[teacher.runtime]}." if teacher.runtime != student.runtime else ".")
     )
 
 
@@ -120,7 +117,7 @@ def summary_table(report: Report) -> Table:
         body.append(
             (
                 line.name,
-                _RUNTIMES[line.runtime],
+                RUNTIMES[line.runtime],
                 number(scored.get("AP")),
                 number(scored.get("AP50")),
                 *(number(latency.get(key), 2) for key in ("p50", "p99")),

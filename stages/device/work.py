@@ -53,6 +53,10 @@ class Work:
             write_atomic(path, to_json_text({"facts": key, "result": result}))
         return result
 
+    def forget(self, name: str) -> None:
+        """A later call does the step anew."""
+        (self.folder / f"{name}.json").unlink(missing_ok=True)
+
 
 @contextmanager
 def opened(archive: Path, results: Path) -> Iterator[Work]:

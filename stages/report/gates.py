@@ -50,7 +50,8 @@ def worst_images(report: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def about(row: Gate) -> str:
     """The label of the artifact that a gate is about; of `gain`, nothing."""
-    kind, _, rest = row["name"].partition(".")
+    name: str = row["name"]
+    kind, _, rest = name.partition(".")
     return rest.rpartition(".")[0] if kind == "parity" else rest
 
 
@@ -107,14 +108,13 @@ def _ap_drop(gates: GatesConfig, accuracy: list[dict[str, Any]], artifact: Deplo
     limit = ap_limit(gates, artifact.label)
     if limit is None:
         return
-    file = artifact.file
-    torch = next(
-        row for row in accuracy if (row["model"], row["runtime"], row["decode"]) == (file.model, "torch", "graph")
-    )
-    wanted = (file.model, artifact.runtime, file.precision)
-    scored = next(row for row in accuracy if (row["model"], row["runtime"], row["precision"]) == wanted)
-    drop = round(torch["AP"] - scored["AP"], 4)
-    yield _gate(f"ap_drop.{artifact.label}", limit, drop, drop <= limit, scored["images"])
+    model, precision = artifact.file.model, artifact.file.precision
+    ap = {(row["model"], row["runtime"], row["precision"]): row["AP"] for row in accuracy if row["decode"] == "graph"}
+    torch, here = ap.get((model, "torch", "fp32")), ap.get((model, artifact.runtime, precision))
+    images = next((row["images"] for row in accuracy), 0)
+    drop = None if torch is None or here is None else round(torch - here, 4)
+    passed, measured_on = drop is not None and drop <= limit, 0 if drop is None else images
+    yield _gate(f"ap_drop.{artifact.label}", limit, drop, passed, measured_on)
 
 
 def _held_out(limit: float, label: str, made: Mapping[str, Any]) -> Gate:

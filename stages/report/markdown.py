@@ -13,6 +13,7 @@ from stages.report.tables import (
     Table,
     accuracy_table,
     cautions,
+    circumstances,
     class_table,
     data_table,
     environment,
@@ -86,11 +87,12 @@ def _literal(text: str) -> str:
 
 
 def _timed(report: Report) -> str:
+    found = f"{safe(text)}. " if (text := circumstances(report)) else ""
     return (
         f"End to end from the decoded photograph to boxes in its pixels, batch {report['profiles'][0]['batch']}, "
         f"{timed(report)}, every file in a process of its own, the files in turn. First answer: from opening the file in a "
         "fresh process. Memory is the peak above the process before the file was opened. "
-        f"Not measured: {safe(not_measured(report)) or 'nothing'}."
+        f"Energy is above the machine's idle power. {found}Not measured: {safe(not_measured(report)) or 'nothing'}."
     )
 
 

@@ -55,6 +55,7 @@ def page(report: Report, pictures: Pictures, config: str) -> str:
             },
             timed=tables.timed(report),
             cautions=tables.cautions(report),
+            circumstances=tables.circumstances(report),
             not_measured=tables.not_measured(report),
             environment=list(tables.environment(report)),
             colours={name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in _COLOURS.items()},

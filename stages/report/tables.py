@@ -14,6 +14,7 @@ APS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _ROW = ("model", "runtime", "precision", "decode")
 RUNTIMES = {"torch": "torch", "onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
 PROVEN = {
+    None: "no engine",
     "failed": "not built",
     "planned": "planned: NVIDIA's compiler built it, nothing ran it",
     "deserialised": "deserialised: a GPU took it, nothing ran it",
@@ -150,6 +151,22 @@ def not_measured(report: Report) -> str:
     for (key, why), names in lacking.items():
         reasons.setdefault(f"({why})", []).append(_called(key) + _of(names, report, " of {}"))
     return "; ".join(f"{', '.join(keys)} {why}" for why, keys in reasons.items())
+
+
+def circumstances(report: Report) -> str:
+    """What the machine was set to and did while it was timed, as far as it tells; empty where it tells nothing."""
+    profiles = report["profiles"]
+    told = {
+        key: ", ".join(dict.fromkeys(str(profile[key]) for profile in profiles if profile[key] is not None))
+        for key in ("power_mode", "clocks", "energy_rail")
+    }
+    words = {"power_mode": "power mode {}", "clocks": "clocks {}", "energy_rail": "energy measured at {}"}
+    said = [words[key].format(value) for key, value in told.items() if value]
+    throttled = [profile["throttled"] for profile in profiles if profile["throttled"] is not None]
+    if throttled:
+        said.append("throttled" if any(throttled) else "not throttled")
+    text = ", ".join(said)
+    return text[:1].upper() + text[1:]
 
 
 def timed(report: Report) -> str:

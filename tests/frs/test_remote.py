@@ -12,8 +12,8 @@ from frs.remote import Remote
 @pytest.mark.parametrize(
     "host",
     [
-        "", "-oProxyCommand=touch x", "--", "a;b", "a b", "a\nb", "a\n", "$(id)", "`id`", "a|b", "a'b", 'a"b', "a\0b", "a/b", "..",
-        "user@-oProxyCommand=x", "-l@host", "@host", "user@", "a@b@c", "ssh://host", "höst", "a\x1b[2Jb", "*",
+        "", "-oProxyCommand=touch x", "--", "a;b", "a b", "a\nb", "a\n", "$(id)", "`id`", "a|b", "a'b", 'a"b', "a\0b", "a/b",
+        "..", "user@-oProxyCommand=x", "-l@host", "@host", "user@", "a@b@c", "ssh://host", "höst", "a\x1b[2Jb", "*",
     ],
 )  # fmt: skip
 def test_what_cannot_be_a_host_is_refused(host: str) -> None:

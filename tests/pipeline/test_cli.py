@@ -40,6 +40,9 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     monkeypatch.setitem(sys.modules, "stages", module("stages", graph=lambda config: lab.graph()))
     show = module("stages.report", show=lambda folders: f"the table of {', '.join(map(str, folders))}")
     monkeypatch.setitem(sys.modules, "stages.report", show)
+    devices = module("stages.device.compare", show_devices=lambda folder: None)
+    for name, inner in (("stages.device", module("stages.device")), ("stages.device.compare", devices)):
+        monkeypatch.setitem(sys.modules, name, inner)
     return lab
 
 

@@ -70,6 +70,8 @@ def test_all_faults_are_named_at_once_with_place_value_and_advice(tmp_path: Path
         ("profile.batches=[2, 2]", "profile: batches names one twice: [2, 2]"),
         ("profile.batches=[]", "profile.batches"),
         ("engine.target=orin", "engine.target: got 'orin'"),
+        ("engine.batches=[2, 1, 8]", "batches ([2, 1, 8]): least, usual and greatest, from 1 on, in this order"),
+        ("engine.batches=[0, 1, 8]", "batches ([0, 1, 8])"),
         ("student.train.augment.scale=[2, 1]", "scale must be [from, to] with 0 < from <= to"),
     ],
 )
@@ -84,6 +86,8 @@ def test_what_is_refused_and_how(tmp_path: Path, override: str, sentence: str) -
 def test_any_batch_is_timed_of_a_file_that_leaves_it_open(tmp_path: Path) -> None:
     config = load_config(write(tmp_path), ["profile.batches=[1, 4]", "export.batch=null"])
     assert config.profile.batches == (1, 4)
+    with pytest.raises(ConfigError, match=r"profile\.batches has 9, but engine\.batches lets engines take 1 to 8"):
+        load_config(write(tmp_path), ["profile.batches=[9]", "export.batch=null"])
     assert load_config(write(tmp_path), ["profile.batches=[8]", "export.batch=8"]).profile.batches == (8,)
 
 

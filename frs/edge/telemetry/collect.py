@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from time import perf_counter_ns
 from typing import Protocol
 
 from frs.edge.telemetry.sample import FIELDS, Sample, without
 
 
-class Sampler:
+class Sampler(ABC):
     """Collects samples from `__enter__` to `__exit__`; `samples` and `missing` may be asked at any time, also afterwards."""
 
     source: str
@@ -29,19 +30,19 @@ class Sampler:
         samples = self.samples()
         return {name: self._reason(name) for name in FIELDS if without(samples, name)}
 
-    def __enter__(self) -> Sampler:
-        raise NotImplementedError
+    @abstractmethod
+    def __enter__(self) -> Sampler: ...
 
-    def __exit__(self, *_: object) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def __exit__(self, *_: object) -> None: ...
 
+    @abstractmethod
     def _trouble(self) -> str | None:
         """Why there are no more samples, though there should be."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _reason(self, field: str) -> str:
         """Why no sample has this field."""
-        raise NotImplementedError
 
 
 class Source(Protocol):

@@ -5,7 +5,8 @@ other and then prints, and the INA3221 behind a rail averages over its own conve
 interval (100 ms) before its time stamp. Power is thus seen late, by L of at most about 0.1 s, and between samples it is taken
 to be linear. A block of length T has at its two borders a part of about L / T that belongs to its neighbour: 10% for a block
 of 1 s, 3% for one of 3 s. Blocks of different artifacts that alternate are pulled towards one another by that much, never
-apart. Leave the runs that warm a block up outside its window, and let windows be seconds long.
+apart. Leave the runs that warm a block up outside its window, and let windows be seconds long. (A GPU whose driver has no
+momentary power, but only the mean of the last second, is seen up to 1 s late.)
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from frs.edge.telemetry.sample import Sample
 GPU_BOARD = "GPU board (NVML)"
 MINIMUM_SAMPLES = 5
 
-# What measures a whole module, best first. Orin Nano and NX: VDD_IN is the module's input. AGX Orin has no such rail; its
-# inputs are these three (tegra234-p3701.dtsi in Linux). VDDQ_VDD2_1V8AO, on a second sensor, is taken to be fed by the 5 V
-# input and would count twice. Thor: VIN is what goes into module and carrier board.
+# What measures a whole module, best first. Orin Nano and NX: VDD_IN, the module's total (forums.developer.nvidia.com/t/200883).
+# AGX Orin has no such rail: the three channels of its first power sensor (tegra234-p3701.dtsi in Linux) are taken to be the
+# module's supplies, and VDDQ_VDD2_1V8AO, on the second, to be fed by the 5 V one, so that it would count twice; no meter has
+# confirmed it. Thor: VIN is what goes into module and carrier board (forums.developer.nvidia.com/t/366461).
 _WHOLE = ("VDD_IN", "VDD_GPU_SOC+VDD_CPU_CV+VIN_SYS_5V0", "VIN", GPU_BOARD)
 _GAP = 5  # times the usual distance of samples: beyond it, what the power was in between is not known
 

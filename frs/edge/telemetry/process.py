@@ -13,7 +13,6 @@ from time import perf_counter_ns
 from typing import IO
 
 from frs.edge.telemetry.collect import Sampler
-from frs.edge.telemetry.sample import Sample
 from frs.edge.telemetry.tegrastats import parse_line
 from frs.edge.telemetry.throttling import NOT_REPORTED, JetsonThrottling
 
@@ -87,7 +86,10 @@ class TegrastatsSampler(Sampler):
                 self._reader.join(_GRACE_S)
                 if self._process.poll() is not None and not self._reader.is_alive():
                     break
-        self._process.stdout.close()
+        if (
+            not self._reader.is_alive()
+        ):  # else something that left the group holds the pipe, and closing would wait for it
+            self._process.stdout.close()
 
     def _read(self) -> None:
         assert self._process is not None
@@ -101,11 +103,8 @@ class TegrastatsSampler(Sampler):
             if now - kept_ns < quarter_ns:
                 continue
             if sample := parse_line(line.decode(errors="replace"), now):
-                self._samples.append(self._complete(sample))
+                self._samples.append(replace(sample, throttled=self._throttling.read()))
                 kept_ns = now
-
-    def _complete(self, sample: Sample) -> Sample:
-        return replace(sample, throttled=self._throttling.read())
 
     def _trouble(self) -> str | None:
         if self._left or self._process is None:

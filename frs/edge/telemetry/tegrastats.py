@@ -17,14 +17,16 @@ from statistics import fmean
 
 from frs.edge.telemetry.sample import Sample
 
-_BEGINNING = re.compile(r"(\d\d-\d\d-\d{4} \d\d:\d\d:\d\d )?RAM ")
-_MEMORY = re.compile(r"(\d+)/\d+MB")
-_CORE = re.compile(r"(\d{1,3})%@(\d+)|off")
-_GPU = re.compile(r"(?:(\d{1,3})%)?(?:@(\d+)|@\[(\d+(?:,\d+)*)\])?")
-_EMC = re.compile(r"(?:\d{1,3}%)?@(\d+)")
-_RAIL = re.compile(r"[A-Z][A-Z0-9_]*")
-_POWER = re.compile(r"(-?\d+)mW(?:/-?\d+mW){0,2}")  # now, average[, peak]
-_TEMPERATURE = re.compile(r"(\w+)@(-?\d+(?:\.\d+)?)C(?:/-?\d+(?:\.\d+)?C)?")
+_BEGINNING = re.compile(r"(\d\d-\d\d-\d{4} \d\d:\d\d:\d\d )?RAM ", re.ASCII)
+_NUMBER = r"\d{1,9}"  # more digits are damage, and int() refuses thousands of them
+_DEGREES = r"-?\d{1,3}(?:\.\d{1,9})?C"
+_MEMORY = re.compile(rf"({_NUMBER})/{_NUMBER}MB", re.ASCII)
+_CORE = re.compile(rf"(\d{{1,3}})%@({_NUMBER})|off", re.ASCII)
+_GPU = re.compile(rf"(?:(\d{{1,3}})%)?(?:@({_NUMBER})|@\[({_NUMBER}(?:,{_NUMBER})*)\])?", re.ASCII)
+_EMC = re.compile(rf"(?:\d{{1,3}}%)?@({_NUMBER})", re.ASCII)
+_RAIL = re.compile(r"[A-Z][A-Z0-9_]*", re.ASCII)
+_POWER = re.compile(rf"(-?{_NUMBER})mW(?:/-?{_NUMBER}mW){{0,2}}", re.ASCII)  # now, average[, peak]
+_TEMPERATURE = re.compile(rf"(\w+)@({_DEGREES})(?:/{_DEGREES})?", re.ASCII)
 
 _MIB = 1.048576  # tegrastats writes MB for 2^20 bytes: 125772MB is /proc/meminfo's total of a board of 128 GB
 _OFF_C = -200  # a sensor whose block is powered down answers -256 C
@@ -60,7 +62,7 @@ def parse_line(line: str, time_ns: int) -> Sample | None:
             clocks["emc"] = float(match[1])
         elif name != _NOT_CONNECTED and _RAIL.fullmatch(name) and (match := _POWER.fullmatch(value)):
             power[name] = float(match[1])
-    temperatures = {m[1]: float(m[2]) for m in map(_TEMPERATURE.fullmatch, words) if m}
+    temperatures = {m[1]: float(m[2][:-1]) for m in map(_TEMPERATURE.fullmatch, words) if m}
     return Sample(
         time_ns,
         power_mw=power,

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from PIL import Image
 
-from frs.edge import latency
+from frs.edge import _latency_worker, latency
 from frs.edge.latency import Artifact, profile_artifacts
 from frs.edge.measured import Measured
+from frs.edge.predictor import ModelInfo, Split
 from frs.edge.profile_row import Beside, profile_row
 from frs.edge.telemetry import Sample, Sampler
 from frs.errors import ExportError
@@ -25,9 +27,9 @@ class Fake(Sampler):
     """One sample, which tells a power of 5 W or nothing; remembers how it was used."""
 
     source = "fake"
-    missing = {name: f"no {name} here" for name in ("cpu_load", "throttled", "temperature_c")}  # noqa: RUF012
 
     def __init__(self, **fields: Any) -> None:
+        super().__init__()
         self.told = [Sample(0, **fields)]
         self.entered = self.left = False
 
@@ -41,6 +43,12 @@ class Fake(Sampler):
 
     def __exit__(self, *_: object) -> None:
         self.left = True
+
+    def _trouble(self) -> None:
+        return None
+
+    def _reason(self, field: str) -> str:
+        return f"no {field} here"
 
 
 def exported(path: Path, batch: int | None) -> Path:
@@ -142,8 +150,6 @@ def test_each_batch_is_a_row_of_its_own(tmp_path: Path, images: list[Path]) -> N
         ("student", 3),
         ("student", 1),
     ]
-    (row,) = profile_artifacts(artifacts[:1], images, runs=20, seconds=0, threads=1, telemetry=Fake)
-    assert row["batch"] == 1
 
 
 def test_idle_is_measured_only_where_there_is_a_power_rail(
@@ -213,6 +219,35 @@ def test_a_process_that_dies_under_way_is_an_error(
     monkeypatch.setattr(latency._Worker, "__init__", remember)
     with pytest.raises(ExportError, match="ended with status -9"):
         profile_artifacts([artifact], images, runs=40, seconds=0, progress=kill, telemetry=Fake)
+
+
+def test_what_a_gpus_session_tells_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    class OnGpu:
+        """Two boxes in each image, in made-up time."""
+
+        info, batch, provider, device_memory_mb = ModelInfo(32, 64, ("a",), (1,)), None, "tensorrt 0", 12.5
+
+        def run_split(self, images: npt.NDArray[np.uint8]) -> tuple[list[npt.NDArray[Any]], Split]:
+            seen.append(images.shape)
+            n = len(images)
+            outputs: list[Any] = [np.zeros((n, 9, 4), np.float32), np.zeros((n, 9)), np.zeros((n, 9)), np.full(n, 2)]
+            return outputs, Split(copy_in=1, infer=2, copy_out=3, gpu=4)
+
+    monkeypatch.setattr(_latency_worker, "open_session", lambda path, threads: OnGpu())
+    image = np.zeros((50, 40, 3), np.uint8)
+    timed = _latency_worker._Timed({"path": "x.plan", "threads": 1, "batch": 3}, [image, image])
+    opened = timed.open()
+    assert (opened["provider"], opened["batch"]) == ("tensorrt 0", 3)
+    block = timed.block(runs=5, seconds=0)
+    assert len(block["runs"]) == 5
+    assert [(run.copy_in, run.infer, run.copy_out, run.gpu) for run in block["runs"]] == [(1, 2, 3, 4)] * 5
+    assert block["start_ns"] < block["end_ns"]
+    assert timed.memory()["device_mb"] == 12.5
+    assert seen == [(3, 3, 32, 64)] * (1 + 2 + 5), "the first answer, two that are not counted, and those of the block"
+    alone = _latency_worker._Timed({"path": "x.plan", "threads": 1, "batch": None}, [image])
+    assert alone.open()["batch"] == 1, "where the file leaves it open"
 
 
 def test_too_few_runs_are_refused(artifact: Artifact, images: list[Path]) -> None:

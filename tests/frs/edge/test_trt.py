@@ -237,6 +237,21 @@ def test_another_batch_is_refused(
         same(session.predict(IMAGES[:2]), OnnxRuntimeSession(plans[name]).predict(IMAGES[:2]))  # none the worse for it
 
 
+def test_a_batch_that_was_not_taken_leaves_nothing_behind(
+    plans: dict[str, Path], cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The context may have half taken it: the next batch is set again, though it is the one of before."""
+    does = Behaviour()
+    install(monkeypatch, "10.3", cuda, does)
+    with TensorRTSession(plans["open"]) as session:
+        session.run_raw(IMAGES[:2])
+        does.takes_shape = False
+        with pytest.raises(EngineError, match="cannot take a batch of 1"):
+            session.run_raw(IMAGES[:1])
+        does.takes_shape = True
+        same(session.predict(IMAGES[2:]), OnnxRuntimeSession(plans["open"]).predict(IMAGES[2:]))
+
+
 # --- CUDA graphs
 
 

@@ -125,11 +125,11 @@ def test_each_image_is_answered_alone(exported: dict[str, Path]) -> None:
 @rtx
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_tensorrt_builds_it(precision: str, exported: dict[str, Path], tmp_path: Path) -> None:
-    report = build_engine(exported[precision], tmp_path / "x.plan", target="sm_86")
+    report = build_engine(exported[precision], tmp_path / "x.plan", properties={}, target="sm_86")
     assert (report.proven, report.message) == ("planned", None)
 
 
 @rtx
 def test_tensorrt_builds_the_second_version(second_version: tuple[FasterRCNN, Path], tmp_path: Path) -> None:
-    report = build_engine(second_version[1], tmp_path / "x.plan", target="sm_86")
+    report = build_engine(second_version[1], tmp_path / "x.plan", properties={}, target="sm_86")
     assert (report.proven, report.message) == ("planned", None)

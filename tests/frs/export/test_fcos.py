@@ -106,5 +106,5 @@ def test_mmdetections_threshold_is_of_the_class_alone() -> None:
 @rtx
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_engines_are_planned(precision: str, exported: dict[str, Path], tmp_path: Path) -> None:
-    report = build_engine(exported[precision], tmp_path / "x.plan", target="sm_86")
+    report = build_engine(exported[precision], tmp_path / "x.plan", properties={}, target="sm_86")
     assert (report.builder, report.target, report.proven, report.message) == ("tensorrt_rtx", "sm_86", "planned", None)

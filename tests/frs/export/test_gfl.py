@@ -87,5 +87,5 @@ def test_tensorrt_builds_it(
     if batch is not None:
         onnx_file = tmp_path / "x.onnx"
         export_onnx(detector, onnx_file, height=HEIGHT, width=WIDTH, batch=batch, precision=precision)
-    report = build_engine(onnx_file, tmp_path / "x.plan", target="sm_86")
+    report = build_engine(onnx_file, tmp_path / "x.plan", properties={}, target="sm_86")
     assert (report.proven, report.message) == ("planned", None)

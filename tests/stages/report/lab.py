@@ -70,7 +70,7 @@ def report(**changes: Any) -> dict[str, Any]:
         "engines": [
             {
                 "model": "student", "precision": "fp32", "builder": None, "version": None, "target": None, "size_mb": None,
-                "proven": "failed", "message": "no <b>builder</b>\nhere", "plan_sha256": None,
+                "proven": None, "message": "no <b>builder</b>\nhere", "plan_sha256": None,
             }
         ],
         "gates": [{"name": "gain", "limit": 1.0, "value": None, "passed": False, "measured_on": 3}],
@@ -122,6 +122,8 @@ def _profile(model: str) -> dict[str, Any]:
         },
         "stages_ms": {"preprocess": 1.0, "copy_in": None, "infer": 8.0, "copy_out": None, "postprocess": 1.0},
         "gpu_ms": None, "throughput_ips": 100.0, "cold_start_ms": 70.0, "peak_memory_mb": 50.0, "device_memory_mb": None,
-        "artifact_mb": 4.0, "energy_mj": None, "temperature_c": None, "other_load": 2.0, "warnings": [],
+        "artifact_mb": 4.0, "energy_mj": None, "energy_rail": None,
+        "power_mode": None, "clocks": None, "throttled": None, "temperature_c": None,
+        "other_load": 2.0, "warnings": [],
         "missing": {"energy_mj": "no power rail", "temperature_c": f"{HOSTILE} has no sensors"},
     }  # fmt: skip

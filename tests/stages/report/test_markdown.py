@@ -67,7 +67,7 @@ def test_every_table_is_rectangular() -> None:
 def test_what_was_not_measured_is_a_dash() -> None:
     text = markdown(report(), NO_PICTURES)
     assert "| gain | ≥ 1 | – | 3 images | no |" in text
-    assert "| student.plan | not built: no &lt;b&gt;builder&lt;/b&gt; here | – | – |" in text
+    assert "| student.plan | no engine: no &lt;b&gt;builder&lt;/b&gt; here | – | – |" in text
 
 
 def test_why_a_latency_should_not_be_quoted_stands_under_the_table_once() -> None:
@@ -87,6 +87,14 @@ def test_what_is_missing_of_some_files_says_of_which() -> None:
     text = markdown(made, NO_PICTURES)
     assert "Not measured: energy (no power rail); temperature of teacher fp32 (" in text
     assert "power mode of student fp32, clocks of student fp32 (no modes)." in text
+
+
+def test_the_machines_mode_and_the_rail_are_named_where_they_are_known() -> None:
+    made = report()
+    assert "ower mode" not in markdown(made, NO_PICTURES)
+    made["profiles"][0] |= {"power_mode": "MAXN", "clocks": "locked", "energy_rail": "VDD_IN", "throttled": False}
+    made["profiles"][1] |= {"power_mode": "MAXN", "clocks": "locked", "throttled": True}
+    assert "Power mode MAXN, clocks locked, energy measured at VDD\\_IN, throttled. Not" in markdown(made, NO_PICTURES)
 
 
 def test_an_engine_stands_beside_the_file_that_it_was_built_from() -> None:

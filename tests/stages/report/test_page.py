@@ -46,7 +46,7 @@ def test_the_verdict_stands_first(made: str) -> None:
         "alpha 0.0001, beta 0.1 (measured on the first steps)",
         "drawn from a score of 0.50 (control), 0.75 (student), where the F1 of each is highest",
         "student.onnx AP 32.5 in ONNX Runtime 4.0 " + "b" * 64,
-        "student.plan not built: no <b>builder</b> here – –",
+        "student.plan no engine: no <b>builder</b> here – –",
         "frs-pipeline run 'a <b>.yaml' --set seed=0",
         "name: '</pre><script>alert(2)</script>'",
         "Not measured: energy (no power rail); temperature (",

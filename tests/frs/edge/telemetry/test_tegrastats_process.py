@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -60,9 +61,12 @@ class Board:
 
 
 @pytest.fixture
-def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Board:
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    return Board(tmp_path)
+    yield Board(tmp_path)
+    if (tmp_path / "pid").exists():  # a test that failed may have left it
+        with suppress(ProcessLookupError):
+            os.killpg(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -79,6 +83,15 @@ def gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def empty(group: int) -> bool:
+    """Whether no process of this group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def test_recorded_lines_at_their_rate(board: Board) -> None:
@@ -186,6 +199,13 @@ def test_nothing_is_left_behind(board: Board, monkeypatch: pytest.MonkeyPatch, s
         until(lambda: bool(telemetry.samples()))
     assert gone(board.pid)
     until(lambda: gone(int((board.folder / "child").read_text())))
+
+
+def test_what_a_dead_one_started_is_ended_too(board: Board) -> None:
+    with board.runs("import subprocess; subprocess.Popen(['sleep', '3600'])") as telemetry:
+        until(lambda: "ended with status 0" in telemetry.missing.get("power_mw", ""))
+        group = board.pid
+    until(lambda: empty(group))
 
 
 def test_an_error_in_what_is_measured_ends_it_too(board: Board) -> None:

@@ -15,9 +15,9 @@ from tests.frs.export.stand_in.running import add_runtime
 class Family:
     """What sets one line of versions apart.
 
-    weak_typing: BuilderFlag.FP16 and INT8; strongly_typed: the flag can be named (11 keeps the name, and takes it for
-    granted); explicit_batch: likewise; ahead_of_time: compute capabilities in the config, and ComputeCapability; runtime_cache: IRuntimeCache, and a timing cache whose
-    calls do nothing; memory: the engine's names of its device memory.
+    weak_typing: BuilderFlag.FP16 and INT8; strongly_typed: the flag can be named (11.1 keeps the name, and takes it for
+    granted); explicit_batch: likewise; ahead_of_time: ComputeCapability, and compute capabilities in the config;
+    runtime_cache: IRuntimeCache; memory: the engine's names of its device memory.
     """
 
     name: str
