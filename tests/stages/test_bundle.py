@@ -120,7 +120,7 @@ def test_a_damaged_store_says_so(copied: Path, tmp_path: Path, source: str) -> N
     finally:
         file.write_bytes(before)
     assert done.returncode == 1
-    assert f"{path} is missing or not what the stage {stage} wrote" in done.stderr
+    assert f"{path.relative_to(copied)} is missing or not what the stage {stage} wrote" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -86,7 +86,7 @@ def running() -> Iterator[Far]:
         server = subprocess.Popen(
             [*become, SSHD, "-D", "-e", "-f", place / "sshd_config"],
             stdout=subprocess.DEVNULL,
-            stderr=log.open("w"),
+            stderr=stack.enter_context(log.open("w")),
             cwd="/",
         )
         stack.callback(_end, server)
