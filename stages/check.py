@@ -14,6 +14,7 @@ from stages.findings import Finding, Verdict
 
 if TYPE_CHECKING:
     from frs.data import CocoDataset, Fault
+    from frs.detectors import Detector
 
 PICTURE, LISTING = "worst.png", "faults.txt"
 _SHOWN = 10
@@ -172,8 +173,24 @@ def _detectors(config: Config) -> Iterator[Finding]:
                 loaded = load_backbone_weights(detector, weights, cache_dir=cache_folder())
             first_stages(detector.backbone, section.train.frozen_stages)
             yield Verdict.OK, f"{model}.detector", f"{section.detector.backbone}; weights: {loaded}"
+            if model in config.quantize.models:
+                yield from _kept(config, model, detector)
         except (WeightsError, TrainingError) as error:
             yield Verdict.FAULT, f"{model}.detector", str(error)
+
+
+def _kept(config: Config, model: str, detector: Detector) -> Iterator[Finding]:
+    """Whether `quantize.keep` names layers of the detector: the stage that needs them comes after the trainings."""
+    from frs.errors import ExportError
+    from frs.export.layers import modules, named
+
+    if not config.quantize.keep:
+        return
+    try:
+        kept = named(config.quantize.keep, modules(detector))
+        yield Verdict.OK, "quantize.keep", f"{len(kept)} layers of the {model}: {', '.join(sorted(kept))}"
+    except ExportError as error:
+        yield Verdict.FAULT, "quantize.keep", str(error)
 
 
 def _environment(config: Config) -> Iterator[Finding]:

@@ -37,6 +37,14 @@ def find_layers(model: Any) -> tuple[Layer, ...]:
     return tuple(Layer(name, group_of(name), tuple(names)) for name, names in nodes.items())
 
 
+def modules(detector: Any) -> list[str]:
+    """Names of the layers of a detector in torch: those of the file that it is exported to, and what its backbone has of
+    linear layers that are exported as MatMul, which stay in floating point."""
+    from torch import nn
+
+    return [name for name, module in detector.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+
+
 def group_of(name: str) -> str:
     """The part of the detector that a layer belongs to: a stage of the backbone, the pyramid, a tower, an output.
 

@@ -21,9 +21,12 @@ from frs.errors import ExportError
 from frs.export.holdout import divide
 from frs.export.layers import find_layers
 from frs.export.onnx import export_onnx
+from pipeline.config import Config
 from pipeline.loading import load_config
 from pipeline.stage import Context
+from stages.check import run_check
 from stages.common import read_json
+from stages.findings import Verdict
 from stages.quantize import stage
 from tests.frs.export.lab import CATEGORY_IDS, CLASSES, busy_detector, pictures
 
@@ -57,8 +60,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(place: Path, folder: Path, *overrides: str, annotations: str = "train.json") -> tuple[Path, list[str]]:
-    """The folder with what the stage wrote, and what it said."""
+def empty_image(key: int, name: str = "", width: int = 1, height: int = 1) -> CocoImage:
+    none = np.zeros(0)
+    return CocoImage(
+        key, name, width, height,
+        boxes=np.zeros((0, 4), np.float32), labels=none.astype(np.int64), crowd=none.astype(np.bool_), area=none,
+    )  # fmt: skip
+
+
+def configuration(place: Path, folder: Path, *overrides: str, annotations: str = "train.json") -> Config:
     detector = {"detector": {"backbone": "resnet18"}}
     split = {"annotations": str(place / annotations), "images": str(place)}
     fields = {
@@ -73,7 +83,12 @@ def run(place: Path, folder: Path, *overrides: str, annotations: str = "train.js
         "runtime": {"threads": 2},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(fields))
-    config = load_config(folder / "config.yaml", overrides)
+    return load_config(folder / "config.yaml", overrides)
+
+
+def run(place: Path, folder: Path, *overrides: str, annotations: str = "train.json") -> tuple[Path, list[str]]:
+    """The folder with what the stage wrote, and what it said."""
+    config = configuration(place, folder, *overrides, annotations=annotations)
     made = stage(config)
     said: list[str] = []
     context = Context(
@@ -164,6 +179,17 @@ def test_a_name_that_is_none_is_found_before_anything_is_measured(place: Path, t
         run(place, tmp_path, "quantize.keep=['fpn.laterl.0']")
 
 
+def test_check_knows_the_names_before_anything_is_trained(place: Path, tmp_path: Path) -> None:
+    for pattern, verdict, text in (
+        ("fpn.lateral.*", Verdict.OK, "3 layers of the student: fpn.lateral.0, fpn.lateral.1, fpn.lateral.2"),
+        ("fpn.laterl.0", Verdict.FAULT, "did you mean 'fpn.lateral.0'?"),
+    ):
+        settings = configuration(place, tmp_path, f"quantize.keep=['{pattern}']")
+        ((found, _, told),) = [finding for finding in run_check(settings) if finding[1] == "quantize.keep"]
+        assert found is verdict
+        assert text in told
+
+
 def test_the_range_is_that_of_the_letterboxed_calibration_images(place: Path, tmp_path: Path) -> None:
     """Of no other images: the first layer's input can be worked out from the pixels."""
     only = ("quantize.images=1", "quantize.holdout=2", "seed=3")
@@ -183,8 +209,7 @@ def test_the_range_is_that_of_the_letterboxed_calibration_images(place: Path, tm
 
 
 def test_images_are_held_out_or_calibrated_on() -> None:
-    empty = CocoImage(0, "", 1, 1, *(np.zeros((0, 4)),) * 4)
-    data = CocoDataset(Path(), tuple(dataclasses.replace(empty, id=i) for i in range(30)), ())
+    data = CocoDataset(Path(), tuple(empty_image(number) for number in range(30)), ())
 
     def ids(count: int, *sizes: int, seed: int = 0) -> tuple[list[int], list[int]]:
         parts = divide(data.first(count), *sizes, seed=seed)
@@ -207,8 +232,7 @@ def test_images_are_held_out_or_calibrated_on() -> None:
 
 def test_without_objects_nothing_is_claimed(place: Path, tmp_path: Path) -> None:
     data = read_coco(place / "train.json", place)
-    nothing = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0), "crowd": np.zeros(0), "area": np.zeros(0)}
-    images = tuple(dataclasses.replace(image, **nothing) for image in data.images)
+    images = tuple(empty_image(image.id, image.file_name, image.width, image.height) for image in data.images)
     write_coco(dataclasses.replace(data, images=images), place / "empty.json")
     folder, said = run(place, tmp_path, annotations="empty.json")
     made = read_json(folder / "quantization.json")["student_int8"]

@@ -9,14 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
-from torch import nn
 
 from frs.detectors import Detector
 from frs.edge.ort import OnnxRuntimeSession
+from frs.evaluation.parity import parity
 from frs.export.engine import build_engine
-from frs.export.layers import find_layers
+from frs.export.layers import find_layers, modules
 from frs.export.onnx import read_metadata
-from frs.export.parity import parity
 from frs.export.quantize import HALF_OPSET, calibrate, quantize
 from tests.frs.export.test_engine import has_rtx
 
@@ -32,8 +31,7 @@ def check_int8(
     """
     source, target = exported[PRECISIONS[precision]], folder / f"{precision}.onnx"
     layers = find_layers(onnx.load(source))
-    modules = {name for name, module in detector.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
-    assert {layer.name for layer in layers} == modules
+    assert {layer.name for layer in layers} == set(modules(detector))
     quantize(source, target, calibrate(source, [images], threads=1), precision=precision)
     if precision == "int8-cpu":
         _check_for_cpus(source, target)

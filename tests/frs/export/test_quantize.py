@@ -30,8 +30,9 @@ Y = np.einsum("oi,nihw->nohw", WEIGHT[..., 0, 0], X) + BIAS[:, None, None]
 Z = np.maximum(Y, 0)
 
 
-def conv(weight: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.einsum("oi,nihw->nohw", weight[..., 0, 0], values)
+def conv(weight: npt.NDArray[Any], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    answer: npt.NDArray[np.float64] = np.einsum("oi,nihw->nohw", weight[..., 0, 0], values)
+    return answer
 
 
 def tensors(model: Any) -> dict[str, npt.NDArray[Any]]:
