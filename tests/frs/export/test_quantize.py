@@ -19,7 +19,7 @@ from frs.edge.ort import OnnxRuntimeSession
 from frs.export.engine import build_engine
 from frs.export.layers import find_layers
 from frs.export.onnx import export_onnx, read_metadata
-from frs.export.parity import parity
+from frs.evaluation.parity import parity
 from frs.export.quantize import HALF_OPSET, calibrate, quantize
 from tests.frs.detectors.two_stage import busy as busy_faster_rcnn
 from tests.frs.export.lab import busy_detector, busy_gfl, pictures
