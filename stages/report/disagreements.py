@@ -71,7 +71,7 @@ def _panels(
     alone = [
         np.delete(side.boxes, taken, axis=0) for side, taken in ((torch, compared.left), (file, compared.right))
     ]
-    title = f"without a partner: {len(alone[0])} of torch, {len(alone[1])} of the file{_of_those(*map(len, alone))}"
+    title = f"alone: {len(alone[0])} of torch, {len(alone[1])} of the file{_of_those(*map(len, alone))}"
     yield title, _both(canvas, factor, *(boxes[:SHOWN] for boxes in alone))
 
 
