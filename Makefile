@@ -29,6 +29,8 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/mypy --strict -p pipeline -p stages
+	@# What runs on a device: JetPack 6 has Python 3.10.
+	$(BIN)/mypy --python-version 3.10 -p frs.edge -p frs.evaluation -m frs.export.engine -p pipeline -p stages
 
 docs: $(INSTALLED)
 	$(BIN)/python -m pipeline.reference docs

@@ -31,9 +31,9 @@ from torchvision.models import detection
 from frs.detectors import Detector, multiply_accumulates, parameter_count
 from frs.edge.machine import cpu_model
 from frs.edge.ort import OnnxRuntimeSession
+from frs.evaluation.parity import parity
 from frs.export.engine import build_engine
 from frs.export.onnx import export_onnx
-from frs.evaluation.parity import parity
 from frs.export.torch_predictor import TorchPredictor
 from tests.frs.detectors.two_stage import busy
 from tests.frs.export.lab import busy_detector, busy_gfl, pictures

@@ -119,7 +119,7 @@ def _tensors_data(ranges: Ranges, kind: type[np.float16] | type[np.float32]) -> 
 
 
 def _weight_type(model: Any, nodes: Collection[str]) -> int:
-    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    types: dict[str, int] = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     return next(types[node.input[1]] for node in model.graph.node if node.name in nodes)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from frs.edge.machine import cpu_model, find_gpu
+from frs.edge.machine import find_gpu
+from frs.edge.telemetry import conditions
 from pipeline import __version__
 from stages.common import version_of
 
@@ -20,15 +21,18 @@ _LIBRARIES = {
 
 
 def device_info() -> dict[str, Any]:
-    """JSON-ready. device: the GPU, or the CPU where there is none; libraries: name -> version and, where it cannot be
-    imported, the reason."""
+    """JSON-ready. device: the board, else the GPU, else the CPU; libraries: name -> version and, where it cannot be imported,
+    the reason."""
     from frs.edge.bundle import FORMAT
 
-    gpu = find_gpu()
+    gpu, here = find_gpu(), conditions()
     return {
         "frs_pipeline": __version__,
         "bundle_format": FORMAT,
-        "device": gpu.name if gpu else cpu_model(),
+        "device": gpu.name if gpu and here.jetpack is None else here.device,
+        "jetpack": here.jetpack,
+        "power_mode": here.power_mode,
+        "clocks": here.clocks,
         "gpu": gpu and {"name": gpu.name, "sm": gpu.sm, "driver": gpu.driver},
         "libraries": {name: _library(name, module) for name, module in _LIBRARIES.items()},
     }

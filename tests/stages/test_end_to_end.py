@@ -3,8 +3,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,10 @@ from frs.edge.sidecar import Sidecar
 from frs.export.onnx import read_metadata
 from stages.artifacts import OnnxFile
 from tests.stages.conftest import SMALL, frs_pipeline
+from tests.stages.device.sshd import ALIAS, missing, running
 from tests.stages.report.browser import CHROMIUM, visit
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -233,6 +238,22 @@ def test_changed_gates_rerun_the_report_alone_and_fail_the_run(workplace: Path, 
 
 def test_report_prints_a_finished_run(workplace: Path) -> None:
     assert "student" in frs_pipeline("report", "small", cwd=workplace).stdout
+
+
+@pytest.mark.skipif(missing() is not None, reason=str(missing()))
+def test_a_device_is_measured_over_ssh_and_shown_beside_this_machine(workplace: Path, tmp_path: Path) -> None:
+    shutil.copytree(workplace / "runs", tmp_path / "runs")
+    with running() as far, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{far.bin}:{os.environ['PATH']}")
+        real = f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m pipeline.cli "$@"\n'
+        command = far.script("frs-pipeline", real)
+        done = frs_pipeline("device", "push", "small", "--host", ALIAS, "--command", command, cwd=tmp_path, check=False)
+    assert done.returncode in (0, 3), done.stderr  # gates of networks that learnt next to nothing
+    folder = tmp_path / "runs" / "small"
+    assert {path.name for path in (folder / "devices" / ALIAS).iterdir()} == {"device.json", "device.html"}
+    shown = frs_pipeline("report", "small", cwd=tmp_path).stdout
+    assert re.search(r"this machine +┃ +board", shown)
+    assert shown.splitlines()[-1] == "Devices: runs/small/devices.html"
 
 
 def test_predict_draws_and_prints(workplace: Path, finished: Path) -> None:

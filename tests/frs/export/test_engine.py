@@ -20,7 +20,7 @@ from frs.errors import EngineError
 from frs.export import _try_engine, engine, limited
 from frs.export.engine import build_engine
 from frs.export.onnx import export_onnx, read_metadata
-from frs.export.quantize import quantize
+from frs.export.quantize import calibrate, quantize
 from tests.frs.edge.stand_in import Behaviour, Cuda, install
 from tests.frs.edge.test_sidecar import GOOD
 from tests.frs.edge.test_trt import plan_of
@@ -49,8 +49,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for precision, batch in (("fp32", 1), ("fp16", None)):
         path = folder / f"{precision}.onnx"
         export_onnx(detector, path, height=HEIGHT, width=WIDTH, batch=batch, precision=precision)
-    quantize(folder / "fp32.onnx", folder / "int8.onnx", [images[:1], images[1:]], precision="int8")
-    quantize(folder / "fp16.onnx", folder / "int8+fp16.onnx", [images], precision="int8+fp16")
+    for source, batches, precision in (("fp32", [images[:1], images[1:]], "int8"), ("fp16", [images], "int8+fp16")):
+        path = folder / f"{source}.onnx"
+        quantize(path, folder / f"{precision}.onnx", calibrate(path, batches), precision=precision)
     return folder
 
 
@@ -118,7 +119,12 @@ def test_a_plan_is_run_on_grey_images_of_the_least_batch(
     plan = plan_of(exported / f"{precision}.onnx", tmp_path)
     ran: list[Any] = []
     run = TensorRTSession.run_raw
-    monkeypatch.setattr(TensorRTSession, "run_raw", lambda self, images: ran.append(images) or run(self, images))
+
+    def seen(session: TensorRTSession, images: Any) -> Any:
+        ran.append(images)
+        return run(session, images)
+
+    monkeypatch.setattr(TensorRTSession, "run_raw", seen)
     _try_engine.main(plan)
     assert [(each.shape, each.dtype, np.unique(each).tolist()) for each in ran] == [
         ((least, 3, HEIGHT, WIDTH), np.uint8, [PADDING])

@@ -10,16 +10,19 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from frs.edge.machine import find_gpu
+from frs.edge.machine import Gpu, find_gpu
 from frs.edge.sidecar import Sidecar, sidecar_path
+from frs.export import _build_engine, engine, timing_cache
 from frs.export.engine import build_engine
 from frs.export.limited import Ended, run_module
 
 pytestmark = pytest.mark.skipif(find_gpu() is not None, reason="with a GPU, TensorRT itself may be what builds")
 
+ORIN = Gpu("Orin", "sm_87", "540.4.0")
 LIBRARY = """
 import os, signal, subprocess, sys, time
 __version__ = "0.1"
@@ -181,3 +184,30 @@ def test_how_a_process_ended_is_said_in_words() -> None:
     assert str(Ended(None, [])) == "its time was up"
     assert str(Ended(3, [])) == "status 3"
     assert str(Ended(-signal.SIGRTMIN - 3, [])).startswith("signal ")
+
+
+def test_what_a_gpu_took_is_tried_and_its_times_are_kept(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The builder's answer is made up, as there is no GPU; the process that tries the plan is real, and finds none."""
+
+    def built(_: Any, plan: Path, timeout_s: float) -> dict[str, Any]:
+        plan.write_bytes(b"plan")
+        (plan.parent / "tensorrt-10.3.0-Orin-sm_87.timing").write_bytes(b"times")
+        return {**_build_engine.answer(None, ORIN, "sm_87", "deserialised", None), "builder": "tensorrt"}
+
+    monkeypatch.setattr(engine, "_run_builder", built)
+    timings = place.parent / "timings"
+    report = build_engine(place / "x.onnx", place / "x.plan", properties={}, timings=timings)
+    assert report.proven == "deserialised"
+    assert report.message is not None
+    assert report.message.startswith("it did not run: ")
+    assert "tensorrt None built it and cannot be imported here" in report.message
+    assert (place / "x.plan").read_bytes() == b"plan"
+    assert (Sidecar.of(place / "x.plan").message, Sidecar.of(place / "x.plan").log) == (report.message, [])
+    assert sorted(file.name for file in place.iterdir()) == ["x.onnx", "x.plan", "x.plan.json"]
+    assert timing_cache.load(timings / "tensorrt-10.3.0-Orin-sm_87.timing", print) == b"times"
+    # Where they cannot be kept, the engine is none the worse.
+    blocked = place.parent / "file"
+    blocked.touch()
+    report = build_engine(place / "x.onnx", place / "x.plan", properties={}, timings=blocked / "timings")
+    assert report.proven == "deserialised"
+    assert "the timing cache was not kept" in Sidecar.of(place / "x.plan").log[0]

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 SSH = shutil.which("ssh")
@@ -68,12 +69,14 @@ def missing() -> str | None:
 
 @contextmanager
 def running() -> Iterator[Far]:
-    """An sshd and its user, both gone afterwards."""
+    """An sshd and its user, both gone afterwards. Skips the test where that user may not run this Python."""
     with ExitStack() as stack:
         # Not under pytest's own folder, which is closed to others.
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="frs-sshd-")))
         place.chmod(0o755)
         user, home, become = stack.enter_context(_user(place))
+        if not _can_run(become, sys.executable):
+            pytest.skip(f"the user at the far end may not run {sys.executable}")
         port = _free_port()
         _keys(place, user, home, become)
         bin_folder = _client(place, user, port)
@@ -83,7 +86,7 @@ def running() -> Iterator[Far]:
         server = subprocess.Popen(
             [*become, SSHD, "-D", "-e", "-f", place / "sshd_config"],
             stdout=subprocess.DEVNULL,
-            stderr=log.open("w"),
+            stderr=stack.enter_context(log.open("w")),
             cwd="/",
         )
         stack.callback(_end, server)
@@ -91,7 +94,7 @@ def running() -> Iterator[Far]:
         yield Far(home, bin_folder, port, log, become, server.pid)
 
 
-def can_run(become: Sequence[str], program: str) -> bool:
+def _can_run(become: Sequence[str], program: str) -> bool:
     """Whether that user may run it; by way of a shell, since setpriv itself still is root as it finds the program."""
     command = [*become, "sh", "-c", '"$0" --version', program]
     return subprocess.run(command, capture_output=True, check=False, cwd="/").returncode == 0
@@ -115,7 +118,7 @@ def _user(place: Path) -> Iterator[tuple[str, Path, tuple[str, ...]]]:
     subprocess.run(made, check=True, capture_output=True)
     try:
         become: tuple[str, ...] = ("setpriv", "--reuid", name, "--regid", name, "--clear-groups")
-        if not can_run(become, sys.executable):
+        if not _can_run(become, sys.executable):
             # This Python lies in root's own home. To read, not to write, what is closed to others.
             become = (*become, "--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search")
         yield name, home, become

@@ -1,4 +1,4 @@
-"""A push to a real sshd on loopback, through everything that may happen to it; the far end measures only in the last test."""
+"""A push to a real sshd on loopback, and what may befall it; the far end measures only in the last test."""
 
 from __future__ import annotations
 
@@ -16,42 +16,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-from click.testing import CliRunner
 
-from frs.errors import RemoteError, RuntimeMissing
+from frs.errors import RemoteError
 from frs.remote import Remote
-from pipeline.cli import main
 from stages.device.push import push
-from tests.stages.conftest import frs_pipeline
-from tests.stages.device.lab import INFO, LIBRARIES, PAGE, ROOT, Watched, packed, result, stub
-from tests.stages.device.sshd import ALIAS, LOCKED_OUT, STRANGER, Far, can_run, missing, running
+from tests.stages.device.lab import INFO, PAGE, ROOT, Watched, packed, result, stub
+from tests.stages.device.sshd import ALIAS, Far, missing
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 BUNDLE = random.Random(0).randbytes(20_000_000)
 SMALL = random.Random(1).randbytes(1_000_000)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Far]:
-    with running() as far, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{far.bin}:{os.environ['PATH']}")
-        yield far
-
-
-@pytest.fixture
-def far(server: Far) -> Iterator[Far]:
-    """A far end on which nothing is yet."""
-    if not can_run(server.become, sys.executable):
-        pytest.skip(f"the user at the far end may not run {sys.executable}")
-    yield server
-    shutil.rmtree(server.home / "cache", ignore_errors=True)
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    (tmp_path / "report.json").write_text("{}")
-    (tmp_path / "student.onnx").write_text("an artifact")
-    return tmp_path
 
 
 def cut(far: Far) -> None:
@@ -252,142 +226,6 @@ def test_a_folder_that_cannot_be_made(far: Far, run_dir: Path) -> None:
         (far.home / "cache").unlink()
 
 
-def test_a_far_end_without_a_runtime(far: Far, run_dir: Path) -> None:
-    """The real `device info`, where both libraries are found and cannot be loaded."""
-    (far.home / "lacks").mkdir()
-    for name in ("onnxruntime", "tensorrt", "tensorrt_rtx"):
-        (far.home / "lacks" / f"{name}.py").write_text(
-            "raise ImportError('libcudart.so.12: cannot open shared object file')"
-        )
-    real = f'#!/bin/sh\nPYTHONPATH={far.home}/lacks:{ROOT} exec {sys.executable} -m pipeline.cli "$@"\n'
-    with pytest.raises(
-        RuntimeMissing, match=r"neither ONNX Runtime nor TensorRT \(onnxruntime: ImportError: libcudart"
-    ):
-        push(Remote(ALIAS), run_dir, packed(b"x"), str(far.script("real", real)), Watched())
-    assert not (run_dir / "devices").exists()
-
-
-@pytest.mark.parametrize(
-    ("info", "error", "said"),
-    [
-        (
-            {"libraries": {**LIBRARIES, "pycocotools": {"version": None, "missing": "no"}}},
-            RuntimeMissing,
-            "cannot import pyc",
-        ),
-        (
-            {"bundle_format": 2},
-            RemoteError,
-            "reads bundles of format 2, this one .* writes 1; install the same version",
-        ),
-        ({"libraries": {}}, RemoteError, r"`.*stub.py device info` does not answer as it should \(exit 0\)"),
-        ({"device": ["x"]}, RemoteError, "does not answer as it should"),
-    ],
-)
-def test_a_far_end_that_cannot_take_the_bundle(
-    far: Far, run_dir: Path, info: dict[str, object], error: type[Exception], said: str
-) -> None:
-    with pytest.raises(error, match=said):
-        push(Remote(ALIAS), run_dir, packed(b"x"), stub(far, info={**INFO, **info}), Watched())
-
-
-def test_another_version_that_knows_the_format_will_do(far: Far, run_dir: Path) -> None:
-    screen = Watched()
-    push(Remote(ALIAS), run_dir, packed(b"x"), stub(far, info={**INFO, "frs_pipeline": "9.9"}), screen)
-    assert "frs-pipeline 9.9" in screen.text
-    assert "both know bundles of format 1" in screen.text
-
-
-@pytest.mark.parametrize(
-    ("script", "said"),
-    [
-        ("echo \"Error: No such command 'info'.\" >&2; exit 2", "knows no `device info`; install version"),
-        (
-            "echo \"No module named 'click'\" >&2; exit 1",
-            r"does not answer as it should \(exit 1\): No module named 'click'",
-        ),
-    ],
-)
-def test_a_frs_pipeline_that_does_not_work_there(far: Far, run_dir: Path, script: str, said: str) -> None:
-    command = far.script("broken", f"#!/bin/sh\n{script}\n")
-    with pytest.raises(RemoteError, match=said):
-        push(Remote(ALIAS), run_dir, packed(b"x"), str(command), Watched())
-
-
-@pytest.mark.parametrize(
-    "command", ["frs-pipeline-nowhere", "~/nowhere/frs-pipeline", "$(touch pwned)", "a; touch pwned"]
-)
-def test_no_frs_pipeline_there(far: Far, run_dir: Path, command: str) -> None:
-    with pytest.raises(RemoteError, match=r"there is no command .*over ssh PATH is shorter"):
-        push(Remote(ALIAS), run_dir, packed(b"x"), command, Watched())
-    assert not (far.home / "pwned").exists()
-
-
-def test_a_command_in_the_home_folder(far: Far, run_dir: Path) -> None:
-    """The far end's home, which only its own shell knows."""
-    _, home = Remote(ALIAS).ask("cd; pwd")
-    if Path(home.strip()) != far.home:
-        pytest.skip("the user's own home folder is left alone")
-    stub(far)
-    push(Remote(ALIAS), run_dir, packed(b"x"), "~/stub.py", Watched())
-
-
-def test_a_host_whose_key_is_not_known(far: Far, run_dir: Path) -> None:
-    with pytest.raises(
-        RemoteError, match="stranger: its host key is not known here; connect once by hand with `ssh stranger`"
-    ):
-        push(Remote(STRANGER), run_dir, packed(b"x"), stub(far), Watched())
-
-
-def test_a_host_whose_key_has_changed(far: Far, run_dir: Path, tmp_path: Path) -> None:
-    known = far.bin.parent / "known_hosts"
-    right = known.read_text()
-    other = (far.bin.parent / "other_key.pub").read_text().split()[1]
-    known.write_text(f"[127.0.0.1]:{far.port} ssh-ed25519 {other}\n")
-    try:
-        with pytest.raises(RemoteError, match=r"its host key is not the one that is known: .* another one answers"):
-            push(Remote(ALIAS), run_dir, packed(b"x"), stub(far), Watched())
-    finally:
-        known.write_text(right)
-
-
-def test_a_key_that_opens_nothing(far: Far, run_dir: Path) -> None:
-    with pytest.raises(RemoteError, match=r"Permission denied \(publickey\).*`ssh-copy-id locked-out`"):
-        push(Remote(LOCKED_OUT), run_dir, packed(b"x"), stub(far), Watched())
-    screen = Watched()
-    push(Remote(LOCKED_OUT, identity=far.bin.parent / "user_key"), run_dir, packed(b"x"), stub(far), screen)
-    assert "device run" in screen.text
-
-
-@pytest.mark.parametrize(
-    ("remote", "said"),
-    [
-        (Remote("nowhere.invalid"), "Could not resolve hostname nowhere.invalid.*; correct --host"),
-        (Remote(ALIAS, port=1), "Connection refused"),
-    ],
-)
-def test_a_host_that_does_not_answer(far: Far, run_dir: Path, remote: Remote, said: str) -> None:
-    with pytest.raises(RemoteError, match=said):
-        push(remote, run_dir, packed(b"x"), stub(far), Watched())
-
-
-def test_no_ssh_here(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(run_dir))
-    with pytest.raises(RuntimeMissing, match="ssh is not installed here; install OpenSSH's client"):
-        push(Remote(ALIAS), run_dir, packed(b"x"), "frs-pipeline", Watched())
-
-
-@pytest.mark.parametrize("host", ["-oProxyCommand=touch pwned", "a;touch pwned", "a\ntouch pwned", "$(touch pwned)"])
-def test_a_hostile_host_name_ends_at_the_command_line(
-    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(main, ["device", "push", "quickstart", f"--host={host}"])
-    assert done.exit_code == 2
-    assert "is no host" in done.output
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("run", "said"),
     [
@@ -449,41 +287,28 @@ def test_the_far_end_hears_that_somebody_is_there(far: Far, run_dir: Path, monke
         push(Remote(ALIAS), run_dir, packed(b"x"), patient, Watched())
 
 
-@pytest.fixture
-def small(workplace: Path, tmp_path: Path) -> Path:
-    """A finished run of one's own."""
-    shutil.copytree(workplace / "runs", tmp_path / "runs")
-    return tmp_path
+def test_nothing_stubbed_interrupted_and_continued(far: Far, run_dir: Path, small: Path) -> None:
+    """The far end builds engines, scores and measures; Ctrl-C here, and the same again."""
 
+    def pack(path: Path) -> str:
+        shutil.copy(small, path)
+        return "small"
 
-def test_a_real_run_interrupted_and_continued(far: Far, small: Path) -> None:
-    """No stub: bundle, upload, engines, scores, times, Ctrl-C here, the same command again, and the report."""
+    def interrupt(line: str) -> None:
+        if "teacher.onnx in ONNX Runtime" in line:
+            raise KeyboardInterrupt
+
     real = f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m pipeline.cli "$@"\n'
-    command = ("device", "push", "small", "--host", ALIAS, "--command", str(far.script("real", real)))
-    with subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=small,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert any("teacher.onnx in ONNX Runtime" in line for line in process.stdout)
-        process.send_signal(signal.SIGINT)
-        assert process.wait() == 130
-        assert process.stderr.read() == "frs-pipeline: interrupted; the same command continues\n"
-    run_dir = small / "runs" / "small"
-    before = files(run_dir)
-    done = frs_pipeline(*command, cwd=small, check=False)
-    assert done.returncode in (0, 3), done.stderr  # gates of a network that learnt nothing may fail
-    assert "board: the bundle is there already" in done.stdout
-    document = result(run_dir, "board")
-    assert {row["runtime"] for row in document["profiles"]} == {"onnxruntime"}
-    after = files(run_dir)
-    new = ("devices/board/device.json", "devices/board/device.html", "devices.html")
-    assert set(after) - set(before) == {str(run_dir / name) for name in new}
-    assert before.items() <= after.items()
-    shown = frs_pipeline("report", "small", cwd=small).stdout
-    assert "Devices side by side" in shown
-    assert shown.splitlines()[-1] == "Devices: runs/small/devices.html"
+    command = str(far.script("frs-pipeline", real))
+    with pytest.raises(KeyboardInterrupt):
+        push(Remote(ALIAS), run_dir, pack, command, Watched(interrupt))
+    screen = Watched()
+    push(Remote(ALIAS), run_dir, pack, command, screen)
+    assert "board: the bundle is there already" in screen.text
+    found = result(run_dir, "board")
+    assert found["bundle_sha256"] == hashlib.sha256(small.read_bytes()).hexdigest()
+    assert [(row["model"], row["runtime"]) for row in found["profiles"]] == [
+        ("teacher", "onnxruntime"),
+        ("student", "onnxruntime"),
+    ]
+    assert (run_dir / "devices" / "board" / "device.html").is_file()
