@@ -17,7 +17,7 @@ SECOND = np.array([[0.7, -2.0]], dtype=np.float32).reshape(1, 2, 1, 1)
 
 
 def two_layers(*, half: bool = False, weight: npt.NDArray[np.float32] = WEIGHT) -> Any:
-    """images (1, 3, 2, 2) uint8 -> x = images / 100 -> 1x1 convolution "first", 3 to 2 -> ReLU -> 1x1 "second", 2 to 1 -> sigmoid."""
+    """images (1, 3, 2, 2) uint8 -> x = images / 100 -> 1x1 "first", 3 to 2 -> ReLU -> 1x1 "second", 2 to 1 -> sigmoid."""
     kind, number = (TensorProto.FLOAT16, np.float16) if half else (TensorProto.FLOAT, np.float32)
     nodes = [
         helper.make_node("Cast", ["images"], ["pixels"], name="cast", to=kind),
