@@ -13,10 +13,10 @@ from torch import nn
 
 from frs.detectors import Detector
 from frs.edge.ort import OnnxRuntimeSession
+from frs.evaluation.parity import parity
 from frs.export.engine import build_engine
 from frs.export.layers import find_layers
 from frs.export.onnx import read_metadata
-from frs.evaluation.parity import parity
 from frs.export.quantize import HALF_OPSET, calibrate, quantize
 from tests.frs.export.test_engine import has_rtx
 
