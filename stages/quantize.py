@@ -27,7 +27,7 @@ AP_SECONDS = 300.0
 
 def stage(config: Config) -> Stage:
     files = quantised(config)
-    sources = {f"{file.model}_{MADE_OF[file.precision]}" for file in files}
+    sources = {_source(file) for file in files}
     return Stage(
         name="quantize",
         inputs={**DATA_INPUTS, **{label: f"export/{label}" for label in sorted(sources)}},
@@ -57,17 +57,17 @@ def _run(context: Context) -> Metrics:
     )
     quantization: dict[str, Any] = {}
     sensitivity: dict[str, Any] = {}
-    files = quantised(context.config)
+    measured: dict[tuple[str, bool], tuple[str, Sensitivity]] = {}
     with _exported(context, calibration, held) as sources:
-        measured: dict[tuple[str, bool], tuple[str, Sensitivity]] = {}
-        for file in files:
-            source = sources[f"{file.model}_{MADE_OF[file.precision]}"]
+        for file in quantised(context.config):
+            source = sources[_source(file)]
+            asked = source.asked_for(first=config.keep_first, last=config.keep_last, patterns=config.keep)
             # The variants for TensorRT have the same Q/DQ at the same places.
             key = (file.model, file.for_tensorrt)
             if key not in measured:
                 measured[key] = file.label, source.sensitivity(file.precision, config.sensitivity, AP_SECONDS)
             on, found = measured[key]
-            made = _make(context, file, source, found)
+            made = _make(context, file, source, found, asked)
             quantization[file.label] = {**made, "calibration": len(calibration.images), "holdout": len(held.images)}
             sensitivity[file.label] = {"measured_on": on, **_report(source, found, frozenset(made["kept"]))}
             context.progress.log(_summed_up(file, made))
@@ -85,32 +85,43 @@ def _exported(context: Context, calibration: CocoDataset, held: CocoDataset) -> 
 
     size, threads = context.config.input, context.config.runtime.threads
     batch = context.config.export.batch or CALIBRATION_BATCH
-    scored = 0
+    scored, expected = 0, 1
 
     def said() -> None:
         nonlocal scored
         scored += 1
-        context.progress.update(scored, max(scored, 30), files=scored)
+        context.progress.update(scored, max(scored, expected), scored=f"{scored} files")
 
     def batches() -> Iterator[Any]:
         return (pixels for pixels, _, _ in evaluation_batches(calibration, size.height, size.width, batch))
 
     with tempfile.TemporaryDirectory(dir=context.scratch) as folder:
         images = HeldOut(held, Path(folder), height=size.height, width=size.width, batch=batch, threads=threads)
-        yield {
+        sources = {
             label: Exported(path, batches, images, Path(folder), threads, said)
             for label, path in context.inputs.items()
             if label not in DATA_INPUTS
         }
+        files = quantised(context.config)
+        flavours = {(file.model, file.for_tensorrt): sources[_source(file)] for file in files}
+        # Each source, each group of each flavour, and each file, unless it has to fall back.
+        expected = len(sources) + sum(source.groups for source in flavours.values()) + len(files)
+        yield sources
 
 
-def _make(context: Context, file: OnnxFile, source: Exported, found: Sensitivity) -> dict[str, Any]:
-    """Write the file, with as many layers in higher precision as its limit asks for; and what came of it."""
+def _source(file: OnnxFile) -> str:
+    return f"{file.model}_{MADE_OF[file.precision]}"
+
+
+def _make(
+    context: Context, file: OnnxFile, source: Exported, found: Sensitivity, asked: frozenset[str]
+) -> dict[str, Any]:
+    """Write the file, with the layers that are asked for in higher precision, and as many more as its limit needs; and what
+    came of it."""
     from frs.export.fallback import fall_back, rank
     from frs.export.quantize import quantize
 
-    config, limit = context.config.quantize, context.config.gates.int8_max_drop
-    asked = source.asked_for(first=config.keep_first, last=config.keep_last, patterns=config.keep)
+    limit = context.config.gates.int8_max_drop
     ranked = [name for name in rank(source.layers, found.sqnr, found.drops) if name not in asked]
     more: frozenset[str] = frozenset()
     steps: list[Step] = []

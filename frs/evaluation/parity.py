@@ -56,9 +56,14 @@ class Compared:
     alone: Floats
 
     @property
+    def differences(self) -> Floats:
+        """(P,) of each pair, in scores: what changed, and what of its weight no longer overlaps."""
+        return self.scores + self.paired * (1 - self.ious)
+
+    @property
     def disagreement(self) -> float:
-        """In scores: what found no partner, what changed between partners, and what of their overlap is gone."""
-        return float(self.alone.sum() + self.scores.sum() + (self.paired * (1 - self.ious)).sum())
+        """Of the image, in scores: all that found no partner, and the differences of the pairs."""
+        return float(self.alone.sum() + self.differences.sum())
 
 
 def parity(

@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from frs.data import CocoDataset, evaluation_batches, write_coco
+from frs.data import CocoDataset, CocoImage, evaluation_batches, write_coco
+from frs.edge.image import Letterbox
 from frs.edge.ort import OnnxRuntimeSession
 from frs.evaluation import Row, evaluate, predict_dataset
 from frs.export.calibration import share
@@ -27,7 +29,7 @@ def divide(data: CocoDataset, calibration: int, holdout: int, *, seed: int) -> t
     return _of(data, order[:calibration]), _of(data, order[calibration : calibration + holdout])
 
 
-def _of(data: CocoDataset, places: np.ndarray) -> CocoDataset:
+def _of(data: CocoDataset, places: npt.NDArray[np.int64]) -> CocoDataset:
     return CocoDataset(data.root, tuple(data.images[place] for place in sorted(places)), data.categories)
 
 
@@ -42,8 +44,10 @@ class HeldOut:
     ) -> None:
         self._workers, self._threads = share(threads)
         self._annotations = folder / "holdout.json"
+        self._places: list[tuple[list[Letterbox], list[CocoImage]]] = []
+        if not any(len(image.boxes) for image in data.images):
+            return
         write_coco(data, self._annotations)
-        self._places = []
         shape = (-(-len(data.images) // batch), batch, 3, height, width)
         # On disk: the images of a large input would not all fit into memory.
         self._pixels = np.lib.format.open_memmap(folder / "holdout.npy", "w+", np.uint8, shape)
@@ -53,6 +57,8 @@ class HeldOut:
 
     def ap(self, file: Path) -> float | None:
         """COCO AP of an exported file on the CPU, percent; None where the images have no objects."""
+        if not self._places:
+            return None
         session = OnnxRuntimeSession(file, threads=self._threads)
 
         def predict(number: int) -> list[Row]:

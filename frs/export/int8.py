@@ -55,6 +55,10 @@ class Exported:
         self.layers: tuple[Layer, ...] = find_layers(model)
         self._first, self._last = first_layers(model, self.layers), last_layers(model, self.layers)
 
+    @property
+    def groups(self) -> int:
+        return len(groups(self.layers))
+
     @cached_property
     def ranges(self) -> Ranges:
         return calibrate(self.file, self._batches(), threads=self._threads)

@@ -70,7 +70,7 @@ def _side_by_side(model: Any, quantized: Any, precision: str) -> tuple[Any, list
                 q = prefix + answer
             made = {output for node in branch for output in node.output}
             model.graph.node.extend(_renamed(node, prefix, made) for node in branch)
-            _sum_squares(model.graph, answer, q, prefix)
+            _sum_squares(model.graph, answer, q, f"{name}/sums/")
             owners.append(layer.name)
     return model, owners
 

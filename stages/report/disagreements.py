@@ -21,23 +21,18 @@ if TYPE_CHECKING:
 FOLDER = "parity"
 # Okabe and Ito's, as the other pictures.
 TORCH, FILE = (86, 180, 233), (255, 94, 0)
+SHOWN = 15
+"""Boxes of a kind in a picture: with more nothing could be told."""
 
 
-def draw_disagreements(
-    context: Context, gates: Iterable[Gate], thresholds: Mapping[str, float]
-) -> Mapping[str, tuple[Picture, ...]]:
-    """Label of each artifact that failed a gate -> pictures of its worst images, written as `parity/<label>-<number>.png`.
-
-    thresholds: model -> the score that a box must have on one side to be drawn.
-    """
+def draw_disagreements(context: Context, gates: Iterable[Gate]) -> Mapping[str, tuple[Picture, ...]]:
+    """Label of each artifact that failed a gate -> pictures of its worst images, written as `parity/<label>-<number>.png`."""
     from frs.edge.draw import side_by_side
 
     kept = read_json(context.inputs["worst"])
     failed = {about(row) for row in gates if not row["passed"]}
     drawn = {
-        label: tuple(_pictures(context, label, shown, thresholds[label.partition("_")[0]]))
-        for label, shown in kept.items()
-        if label in failed and shown
+        label: tuple(_pictures(context, label, shown)) for label, shown in kept.items() if label in failed and shown
     }
     for picture in (picture for pictures in drawn.values() for picture in pictures):
         context.outputs["disagreements"].mkdir(exist_ok=True)
@@ -45,7 +40,7 @@ def draw_disagreements(
     return drawn
 
 
-def _pictures(context: Context, label: str, shown: Sequence[Mapping[str, Any]], threshold: float) -> Iterable[Picture]:
+def _pictures(context: Context, label: str, shown: Sequence[Mapping[str, Any]]) -> Iterable[Picture]:
     from frs.evaluation.parity import by_image, compare
 
     data = dataset(context, "val")
@@ -57,32 +52,31 @@ def _pictures(context: Context, label: str, shown: Sequence[Mapping[str, Any]], 
         torch, file = (by_image(each[side], [image.id], categories)[image.id] for side in ("torch", "file"))
         compared = compare(torch, file, score_threshold=config.score_threshold, detections=config.detections)
         canvas, factor = resized(data.load(image))
-        panels = tuple(_panels(canvas, factor, torch, file, compared, threshold))
+        panels = tuple(_panels(canvas, factor, torch, file, compared))
         # The name is ours: an image's may lead anywhere.
         yield Picture(f"{FOLDER}/{label}-{number}.png", image.file_name, "", panels)
 
 
 def _panels(
-    canvas: npt.NDArray[np.uint8],
-    factor: float,
-    torch: Detections,
-    file: Detections,
-    compared: Compared,
-    threshold: float,
+    canvas: npt.NDArray[np.uint8], factor: float, torch: Detections, file: Detections, compared: Compared
 ) -> Iterable[tuple[str, Image]]:
-    """Both sets of boxes that agree, and both of those that do not; a box is drawn where it, or its partner, is clear."""
+    """Both boxes of the pairs that differ most, and of the boxes without a partner those of the highest scores."""
     import numpy as np
 
-    clear = np.maximum(torch.scores[compared.left], file.scores[compared.right]) >= threshold
-    pairs = torch.boxes[compared.left[clear]], file.boxes[compared.right[clear]]
-    yield f"{clear.sum()} boxes with a counterpart", _both(canvas, factor, *pairs)
-    alone = (
-        np.delete(side.boxes, taken, axis=0)[np.delete(side.scores, taken) >= threshold]
-        for side, taken in ((torch, compared.left), (file, compared.right))
-    )
-    here, there = alone
-    title = f"without: {len(here)} of torch, {len(there)} of the file"
-    yield title, _both(canvas, factor, here, there)
+    worst = np.argsort(-compared.differences, kind="stable")[:SHOWN]
+    pairs = torch.boxes[compared.left[worst]], file.boxes[compared.right[worst]]
+    title = f"pairs: {len(compared.left)}{_of_those(len(compared.left))}"
+    yield title, _both(canvas, factor, *pairs)
+    # Detections come best first.
+    alone = [
+        np.delete(side.boxes, taken, axis=0) for side, taken in ((torch, compared.left), (file, compared.right))
+    ]
+    title = f"without a partner: {len(alone[0])} of torch, {len(alone[1])} of the file{_of_those(*map(len, alone))}"
+    yield title, _both(canvas, factor, *(boxes[:SHOWN] for boxes in alone))
+
+
+def _of_those(*counts: int) -> str:
+    return f"; at most {SHOWN} shown" if max(counts) > SHOWN else ""
 
 
 def _both(

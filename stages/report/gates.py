@@ -35,9 +35,12 @@ def judge(
 
 
 def failures(rows: Iterable[Gate], worst: Mapping[str, Sequence[str]] | None = None) -> list[str]:
-    """A sentence for every gate that was not passed. worst: label -> names of the images that disagree most."""
-    images = worst or {}
-    return [f"{row['name']}: {_reason(row)}{_worst(images.get(about(row), ()))}" for row in rows if not row["passed"]]
+    """A sentence for every gate that was not passed; the first about an artifact names its images.
+
+    worst: label -> names of the images that disagree most.
+    """
+    images = dict(worst or {})
+    return [f"{row['name']}: {_reason(row)}{_worst(images.pop(about(row), ()))}" for row in rows if not row["passed"]]
 
 
 def worst_images(report: Mapping[str, Any]) -> dict[str, list[str]]:

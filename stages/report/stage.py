@@ -70,7 +70,7 @@ def _run(context: Context) -> Metrics:
     report = _report(context)
     context.outputs["pictures"].mkdir(exist_ok=True)
     pictures = draw_pictures(context)
-    pictures = replace(pictures, disagreements=draw_disagreements(context, report["gates"], pictures.thresholds))
+    pictures = replace(pictures, disagreements=draw_disagreements(context, report["gates"]))
     write_json(context.outputs["report"], report)
     for label, text in (
         ("text", markdown(report, pictures)),

@@ -118,7 +118,7 @@ def cost(report: Report, model: str) -> dict[str, Any]:
 
 def number(value: float | None, digits: int = 1) -> str:
     """A figure for people, and a dash for one that was not measured."""
-    return NONE if value is None else f"{value:.{digits}f}"
+    return NONE if value is None else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\u2212")
 
 
 def signed(value: float) -> str:

@@ -17,6 +17,7 @@ from frs.export.onnx import export_onnx
 from frs.export.torch_predictor import TorchPredictor
 from tests.frs.detectors.two_stage import V2, busy
 from tests.frs.export.lab import pictures
+from tests.frs.export.quantised import PRECISIONS, check_int8
 from tests.frs.export.test_engine import rtx
 
 HEIGHT, WIDTH = 96, 128
@@ -133,3 +134,8 @@ def test_tensorrt_builds_it(precision: str, exported: dict[str, Path], tmp_path:
 def test_tensorrt_builds_the_second_version(second_version: tuple[FasterRCNN, Path], tmp_path: Path) -> None:
     report = build_engine(second_version[1], tmp_path / "x.plan", properties={}, target="sm_86")
     assert (report.proven, report.message) == ("planned", None)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_int8(detector: FasterRCNN, exported: dict[str, Path], precision: str, tmp_path: Path) -> None:
+    check_int8(detector, exported, IMAGES, precision, tmp_path)

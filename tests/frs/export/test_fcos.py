@@ -18,6 +18,7 @@ from frs.export.engine import build_engine
 from frs.export.onnx import REFUSED, export_onnx
 from frs.export.torch_predictor import TorchPredictor
 from tests.frs.export.lab import busy_detector, fire, pictures
+from tests.frs.export.quantised import PRECISIONS, check_int8
 from tests.frs.export.test_engine import rtx
 
 HEIGHT, WIDTH = 96, 128
@@ -108,3 +109,8 @@ def test_mmdetections_threshold_is_of_the_class_alone() -> None:
 def test_engines_are_planned(precision: str, exported: dict[str, Path], tmp_path: Path) -> None:
     report = build_engine(exported[precision], tmp_path / "x.plan", properties={}, target="sm_86")
     assert (report.builder, report.target, report.proven, report.message) == ("tensorrt_rtx", "sm_86", "planned", None)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_int8(detector: Detector, exported: dict[str, Path], precision: str, tmp_path: Path) -> None:
+    check_int8(detector, exported, IMAGES, precision, tmp_path)

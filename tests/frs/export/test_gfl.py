@@ -15,6 +15,7 @@ from frs.export.engine import build_engine
 from frs.export.onnx import export_onnx
 from frs.export.torch_predictor import TorchPredictor
 from tests.frs.export.lab import busy_gfl, pictures
+from tests.frs.export.quantised import PRECISIONS, check_int8
 from tests.frs.export.test_engine import rtx
 
 HEIGHT, WIDTH = 96, 128
@@ -89,3 +90,8 @@ def test_tensorrt_builds_it(
         export_onnx(detector, onnx_file, height=HEIGHT, width=WIDTH, batch=batch, precision=precision)
     report = build_engine(onnx_file, tmp_path / "x.plan", properties={}, target="sm_86")
     assert (report.proven, report.message) == ("planned", None)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_int8(detector: GFL, exported: dict[str, Path], precision: str, tmp_path: Path) -> None:
+    check_int8(detector, exported, IMAGES, precision, tmp_path)

@@ -17,6 +17,7 @@ from frs.evaluation.parity import parity
 from frs.export.onnx import export_onnx, read_metadata
 from frs.export.torch_predictor import TorchPredictor
 from tests.frs.export.lab import busy_detector, pictures
+from tests.frs.export.quantised import PRECISIONS, check_int8
 
 HEIGHT, WIDTH = 96, 128
 IMAGES = pictures(3, HEIGHT, WIDTH)
@@ -156,3 +157,8 @@ def test_faults_in_words(detector: Detector, tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("no model at all, only words\n")
     with pytest.raises(ExportError, match=r"text\.onnx"):
         read_metadata(tmp_path / "text.onnx")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_int8(detector: Detector, exported: dict[str, Path], precision: str, tmp_path: Path) -> None:
+    check_int8(detector, exported, IMAGES, precision, tmp_path)

@@ -141,7 +141,7 @@ def test_what_int8_costs_and_keeps() -> None:
     assert "| student int8 | 0.25 | 0.50 | 10 | 3 | 1 | 0 |" in text
     assert "| layers |  | AP lost, int8 | kept, int8 |" in text
     assert "| stem | 1 | 1.25 | 1 |" in text
-    assert "| head | 2 | -0.50 | 0 |" in text
+    assert "| head | 2 | −0.50 | 0 |" in text
     assert "student int8 keeps stem in higher precision." in text
     assert "Validation AP is not what was tuned on" in text
 
