@@ -198,7 +198,9 @@ def test_an_artifact_that_failed_is_shown_with_both_sets_of_boxes(shown: Any) ->
     (picture,) = drawn["student_int8"]
     assert (picture.file, picture.image) == ("parity/student_int8-1.png", HOSTILE)
     assert [title for title, _ in picture.panels] == ["pairs: 1", "alone: 1 of torch, 1 of the file"]
-    assert [path.name for path in shown.outputs["disagreements"].iterdir()] == ["student_int8-1.png"], "the name is ours"
+    assert [path.name for path in shown.outputs["disagreements"].iterdir()] == ["student_int8-1.png"], (
+        "the name is ours"
+    )
     pairs, alone = (np.asarray(panel).reshape(-1, 3) for _, panel in picture.panels)
     for panel in (pairs, alone):
         assert {(86, 180, 233), (255, 94, 0)} <= set(map(tuple, panel.tolist()))
