@@ -25,7 +25,6 @@ from tests.stages.device.lab import stub
 from tests.stages.device.sshd import ALIAS, missing, running
 from tests.stages.report.browser import CHROMIUM, visit
 
-
 FILES = [
     "teacher_fp32", "teacher_fp16", "student_fp32", "student_fp16", "student_int8", "student_int8+fp16", "student_int8-cpu",
 ]  # fmt: skip
