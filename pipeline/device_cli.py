@@ -131,7 +131,8 @@ def device_push(run: str, host: str, port: int | None, identity: Path | None, co
         if (folder / "report.json").is_file():
             show_devices(folder, console)
     if failed:
-        raise GateFailed(f"{host}: {len(failed)} gates failed on it: {', '.join(failed)}; its results are whole.")
+        count = f"{len(failed)} gate{'s' if len(failed) > 1 else ''}"
+        raise GateFailed(f"{host}: {count} failed on it: {', '.join(failed)}; its results are whole.")
 
 
 def show_devices(folder: Path, console: Console) -> None:

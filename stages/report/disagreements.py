@@ -68,10 +68,8 @@ def _panels(
     title = f"pairs: {len(compared.left)}{_of_those(len(compared.left))}"
     yield title, _both(canvas, factor, *pairs)
     # Detections come best first.
-    alone = [
-        np.delete(side.boxes, taken, axis=0) for side, taken in ((torch, compared.left), (file, compared.right))
-    ]
-    title = f"without a partner: {len(alone[0])} of torch, {len(alone[1])} of the file{_of_those(*map(len, alone))}"
+    alone = [np.delete(side.boxes, taken, axis=0) for side, taken in ((torch, compared.left), (file, compared.right))]
+    title = f"alone: {len(alone[0])} of torch, {len(alone[1])} of the file{_of_those(*map(len, alone))}"
     yield title, _both(canvas, factor, *(boxes[:SHOWN] for boxes in alone))
 
 

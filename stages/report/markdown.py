@@ -43,9 +43,9 @@ def markdown(report: Report, pictures: Pictures) -> str:
         f"{shown_precision(report)} ONNX file on {_hardware(report)}.{_CONTROL if 'control' in report['models'] else ''}",
         "## Every artifact",
         _grid(artifacts_table(report)),
-        "AP lost: against torch with the same NMS inside. Against torch on the same pixels: boxes without a counterpart, weighted "
-        "by their scores; the difference of scores that 95 of 100 pairs keep; the overlap that three of four keep. A dash: "
-        "nothing here could run it, so nothing is known.",
+        "AP lost: against torch with the same NMS inside. Against torch on the same pixels: boxes without a counterpart, "
+        "weighted by their scores; the difference of scores that 95 of 100 pairs keep; the overlap that three of four keep. "
+        "A dash: nothing here could run it, so nothing is known.",
         *_int8(report),
         *_gates(report, pictures),
         "## Accuracy",

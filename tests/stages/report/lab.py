@@ -25,7 +25,8 @@ def report(**changes: Any) -> dict[str, Any]:
         "command": "frs-pipeline run 'a <b>.yaml' --set seed=0",
         "commit": None,
         "config": {
-            "name": "a_run", "export": {"parity_images": 32}, "input": {"height": 64, "width": 64}, "distill": {"alpha": "auto"}, "report": {"score": None},
+            "name": "a_run", "export": {"parity_images": 32}, "input": {"height": 64, "width": 64},
+            "distill": {"alpha": "auto"}, "report": {"score": None},
         },
         "environment": {
             "machine": {"cpu": "A *fast* CPU", "memory_gb": 8.0, "gpu": None},
