@@ -150,7 +150,7 @@ def test_engines_stand_beside_their_files_where_a_gpu_took_them() -> None:
 class Plan(TensorRTSession):
     """An engine for batches of 2 to 4, nothing more of it."""
 
-    batches = (2, 4)  # type: ignore[assignment]
+    batches = (2, 4)
 
     def __init__(self) -> None:
         self.batch = None
