@@ -10,7 +10,10 @@ from stages.report.gates import about
 from stages.report.summary import NONE, Report, number
 from stages.report.tables import RUNTIMES, Table
 
-_STATES = {"failed": "not built", "planned": "built, not run", "deserialised": "loaded, not run", "executed": "run"}
+_STATES = {
+    None: "no TensorRT", "failed": "not built", "planned": "built, not run", "deserialised": "loaded, not run",
+    "executed": "run",
+}  # fmt: skip
 Row = dict[str, Any]
 
 
