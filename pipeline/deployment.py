@@ -50,7 +50,7 @@ class QuantizeConfig(Section):
     precisions: tuple[Quantised, ...] | None = Field(
         None,
         description="a file for each; none twice. int8: for TensorRT, what is not quantised in fp32; int8+fp16: in fp16; "
-        "int8-cpu: for ONNX Runtime on CPUs, TensorRT refuses it. null: each whose floating-point file is exported",
+        "int8-cpu: for ONNX Runtime on CPUs, TensorRT refuses it. null: each whose floating-point file is exported; []: none",
     )
     models: tuple[Literal["student", "teacher"], ...] = Field(
         ("student",), min_length=1, description="what is quantised"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,5 +65,5 @@ def _is_row(row: Any) -> bool:
         and all(type(row[key]) is int for key in ("image_id", "category_id"))
         and isinstance(row["bbox"], list)
         and len(row["bbox"]) == 4
-        and all(type(value) in (int, float) and math.isfinite(value) for value in (*row["bbox"], row["score"]))
+        and all(type(value) in (int, float) and abs(value) <= sys.float_info.max for value in (*row["bbox"], row["score"]))
     )
