@@ -65,5 +65,7 @@ def _is_row(row: Any) -> bool:
         and all(type(row[key]) is int for key in ("image_id", "category_id"))
         and isinstance(row["bbox"], list)
         and len(row["bbox"]) == 4
-        and all(type(value) in (int, float) and abs(value) <= sys.float_info.max for value in (*row["bbox"], row["score"]))
+        and all(
+            type(value) in (int, float) and abs(value) <= sys.float_info.max for value in (*row["bbox"], row["score"])
+        )
     )
