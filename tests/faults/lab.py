@@ -21,7 +21,7 @@ STAGES = (
     "report",
 )  # fmt: skip
 
-_CHANGING = {"seconds", "created", "profiles", "plan_sha256"}
+_CHANGING = {"seconds", "created", "profiles", "plan_sha256", "why"}
 """Keys of our JSON files that hold a time, or that follow from one; NVIDIA's builder orders a plan's tables by address."""
 _TIMED = re.compile(r"preflight/|profile/|report/report\.(html|md)$")
 """What holds measured times throughout; that it is there is all that can be compared."""

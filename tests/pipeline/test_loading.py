@@ -11,7 +11,9 @@ from pipeline.config import Config
 from pipeline.detectors import RetinaNetConfig
 from pipeline.errors import ConfigError
 from pipeline.loading import load_config
+from pipeline.plan import select
 from pipeline.published import TORCHVISION_NAMES, Published
+from stages import graph
 from stages.teacher import external_files
 
 SMALL: dict[str, Any] = {
@@ -244,3 +246,10 @@ def test_of_a_given_teachers_network_only_the_claims_are_written(tmp_path: Path)
     again = load_config(tmp_path / "again.yaml")
     assert again.teacher.detector is not None
     assert again.teacher.detector.model_fields_set == {"family", "backbone"}
+
+
+def test_without_int8_no_stage_waits_for_it(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, quantize={"precisions": []}))
+    names = [stage.name for stage in select(graph(config))]
+    assert "quantize" not in names
+    assert names[-1] == "report"
