@@ -2,7 +2,8 @@
 
 A line of JSON asks, a line of JSON answers. The first describes the work: {"runtime", "path", "threads", "batch", "images"}.
 After it {"do": "open"} opens the session and answers once, {"do": "warm up"} runs until the times are stable, {"do": "block",
-"runs": n, "seconds": s} answers with the nanoseconds of each run's parts, {"do": "memory"} with what was held at most.
+"runs": n, "seconds": s} answers with the nanoseconds of each run's parts, {"do": "memory"} with what was held: of the
+process's memory at most, of the device's when the warm-up was over.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def main(commands: TextIO, answers: TextIO) -> None:
             case "open":
                 reply(timed.open())
             case "warm up":
-                reply(asdict(warm_up(lambda: timed.run().session)))
+                reply(timed.warm_up())
             case "block":
                 reply(timed.block(command["runs"], command["seconds"]))
             case "memory":
@@ -77,6 +78,12 @@ class _Timed:
         self.run()
         cold = perf_counter_ns() - start
         return {"provider": self.session.provider, "batch": self.batch, "cold_start_ms": round(cold / 1e6, 2)}
+
+    def warm_up(self) -> dict[str, Any]:
+        told = warm_up(lambda: self.run().session)
+        # Now: before the processes that are opened after this one take their part of the device.
+        self.device_mb = self.session.device_memory_mb
+        return asdict(told)
 
     def run(self) -> Run:
         """The next images, from decoded photographs to boxes in their pixels."""
@@ -116,7 +123,7 @@ class _Timed:
     def memory(self) -> dict[str, Any]:
         peak = _status("VmHWM")
         held = None if peak is None or self.before is None else round((peak - self.before) * 1024 / 1e6, 1)
-        return {"peak_mb": held, "device_mb": self.session.device_memory_mb}
+        return {"peak_mb": held, "device_mb": self.device_mb}
 
 
 def _import_runtime(path: Path) -> None:

@@ -187,7 +187,7 @@ class _Worker:
             answer = self._process.stdout.readline()
         except BrokenPipeError:
             answer = ""
-        if not answer:
+        if not answer.endswith("\n"):  # nothing, or half of one: it was killed while it wrote
             raise self._death()
         result: dict[str, Any] = json.loads(answer)
         return result

@@ -9,8 +9,8 @@
                     pages as the system's cache has them and a GPU's context if there is one, and the first answer
     peak_memory_mb  highest resident memory of the process since, less what it was before: interpreter, runtime and images
                     are not the model's
-    device_memory_mb  of the GPU, as the session tells; on a Jetson by how much its one memory filled up from before the
-                    file was opened to the end of its warm-up
+    device_memory_mb  of the GPU, as the session tells when its warm-up is over; on a Jetson by how much its one memory
+                    filled up from before the file was opened until then
     artifact_mb     the file
     energy_mj       of a call, from photograph to boxes, above the machine's idle power; energy_rail: where it was measured;
                     power_idle_w

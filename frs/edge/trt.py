@@ -90,6 +90,8 @@ class TensorRTSession:
     def run_split(self, images: npt.NDArray[np.uint8]) -> tuple[list[npt.NDArray[Any]], Split]:
         """The same, timed. The device waits for nobody between copies and inference: their parts are told by its events, and
         `infer` is what remains of the whole, with the launching and the waiting."""
+        if not self._close.alive:  # its pinned memory is no longer ours to write to
+            raise EngineError(f"{self.path}: the session was closed; open the plan again")
         return self._execution.run(images)
 
     def close(self) -> None:

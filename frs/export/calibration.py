@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
+from frs.edge.machine import available_cores
 from frs.edge.ort import CPU
 from frs.errors import ExportError
 
@@ -30,13 +30,15 @@ def observe(
     """The ranges of these tensors over all batches, (N, 3, H, W) uint8, N as exported.
 
     The least and the greatest value, as ONNX Runtime's MinMaxCalibrater takes them, but reduced inside the graph, batch by
-    batch, and without what comes after the last of the tensors: two numbers a tensor are all that is kept. Raises
+    batch, and without what comes after the last of the tensors: three numbers a tensor are all that is kept, the third being
+    the sum, by which a NaN is known: ONNX Runtime's ReduceMin and ReduceMax see it in the first place only. Raises
     ExportError where there is no batch, or a value is not finite.
     """
     names = sorted(tensors)
     low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
     for outputs in answers(_reduced(model, names), batches, threads):
-        found = np.array(outputs, dtype=np.float64).reshape(len(names), 2)
+        found = np.array(outputs, dtype=np.float64).reshape(len(names), 3)
+        found[np.isnan(found[:, 2])] = np.nan
         # A NaN must survive, so no fmin and fmax.
         low, high = np.minimum(low, found[:, 0]), np.maximum(high, found[:, 1])
     for name, least, greatest in zip(names, low, high, strict=True):
@@ -70,19 +72,19 @@ def answers(
 
 def share(threads: int | None) -> tuple[int, int]:
     """How many batches are computed at once, and the threads of each: one small batch alone keeps no more than one busy."""
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or available_cores()
     workers = min(threads, MOST_AT_ONCE)
     return workers, threads // workers
 
 
 def _reduced(model: Any, names: list[str]) -> Any:
-    """A graph whose outputs are the least and the greatest value of each tensor, float32."""
+    """A graph whose outputs are the least and the greatest value of each tensor and its sum, float32."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
     del made.graph.output[:]
     for number, name in enumerate(names):
         made.graph.node.append(helper.make_node("Cast", [name], [f"observed/{number}"], to=TensorProto.FLOAT))
-        for operator in ("ReduceMin", "ReduceMax"):
+        for operator in ("ReduceMin", "ReduceMax", "ReduceSum"):
             output = f"observed/{number}/{operator}"
             made.graph.node.append(helper.make_node(operator, [f"observed/{number}"], [output], keepdims=0))
             made.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, []))

@@ -125,7 +125,7 @@ def named(patterns: Sequence[str], names: Collection[str]) -> frozenset[str]:
             near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.4)
             raise ExportError(
                 f"quantize.keep names {pattern!r}, and there is no such layer"
-                + (f"; did you mean {near[0]!r}?" if near else ";")
+                + (f"; did you mean {near[0]!r}?" if near else ".")
                 + f" The layers are {', '.join(names)}; `*` stands for any part of a name"
             )
         found |= these

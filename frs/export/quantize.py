@@ -152,8 +152,9 @@ def _spare(model: Any, layers: Iterable[Layer], keep: Collection[str], original:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """ONNX Runtime's quantiser tells the root logger what a user cannot act on."""
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)

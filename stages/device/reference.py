@@ -36,8 +36,7 @@ def read_reference(bundle: Bundle) -> Reference:
     about = bundle.about
     data = read_coco(bundle.annotations, bundle.images)
     categories = [(category.id, category.name) for category in data.categories]
-    lacking = {"score_threshold", "detections"} - set(about.thresholds)
-    if categories != list(zip(about.category_ids, about.classes, strict=True)) or lacking:
+    if categories != list(zip(about.category_ids, about.classes, strict=True)) or not _usable(about.thresholds):
         raise BundleError(
             f"{bundle.annotations}: its categories or thresholds are not the manifest's; make the bundle again"
         )
@@ -46,6 +45,10 @@ def read_reference(bundle: Bundle) -> Reference:
     )
     rows = {model: _rows(bundle.reference(model)) for model in models}
     return Reference(data, rows, {model: evaluate(bundle.annotations, rows[model]).to_json() for model in models})
+
+
+def _usable(thresholds: Mapping[str, float]) -> bool:
+    return 0 <= thresholds.get("score_threshold", -1) <= 1 and thresholds.get("detections", 0) >= 1
 
 
 def _rows(path: Path) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -221,31 +222,48 @@ def test_a_process_that_dies_under_way_is_an_error(
         profile_artifacts([artifact], images, runs=40, seconds=0, progress=kill, telemetry=Fake)
 
 
+@pytest.mark.parametrize("answer", ["", '{"runs": [[1, 2'])
+def test_an_answer_that_was_cut_off_is_an_error(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    dying = tmp_path / "python"
+    dying.write_text(f"#!/bin/sh\nread request\nprintf '%s' '{answer}'\nexit 3\n")
+    dying.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(dying))
+    with pytest.raises(ExportError, match="ended with status 3"):
+        latency._Worker(artifact, tmp_path, {"threads": 1})
+
+
 def test_what_a_gpus_session_tells_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
 
     class OnGpu:
         """Two boxes in each image, in made-up time."""
 
-        info, batch, provider, device_memory_mb = ModelInfo(32, 64, ("a",), (1,)), None, "tensorrt 0", 12.5
+        info, batch, provider, device_memory_mb = ModelInfo(32, 64, ("a",), (1,)), None, "tensorrt 0", 0.0
 
         def run_split(self, images: npt.NDArray[np.uint8]) -> tuple[list[npt.NDArray[Any]], Split]:
             seen.append(images.shape)
+            self.device_memory_mb = 12.5
             n = len(images)
             outputs: list[Any] = [np.zeros((n, 9, 4), np.float32), np.zeros((n, 9)), np.zeros((n, 9)), np.full(n, 2)]
             return outputs, Split(copy_in=1, infer=2, copy_out=3, gpu=4)
 
-    monkeypatch.setattr(_latency_worker, "open_session", lambda path, threads: OnGpu())
+    session = OnGpu()
+    monkeypatch.setattr(_latency_worker, "open_session", lambda path, threads: session)
     image = np.zeros((50, 40, 3), np.uint8)
     timed = _latency_worker._Timed({"path": "x.plan", "threads": 1, "batch": 3}, [image, image])
     opened = timed.open()
     assert (opened["provider"], opened["batch"]) == ("tensorrt 0", 3)
+    assert timed.warm_up()["runs"] >= 9
+    session.device_memory_mb = 99.0  # another process opened its own file
+    seen.clear()
     block = timed.block(runs=5, seconds=0)
     assert len(block["runs"]) == 5
     assert [(run.copy_in, run.infer, run.copy_out, run.gpu) for run in block["runs"]] == [(1, 2, 3, 4)] * 5
     assert block["start_ns"] < block["end_ns"]
     assert timed.memory()["device_mb"] == 12.5
-    assert seen == [(3, 3, 32, 64)] * (1 + 2 + 5), "the first answer, two that are not counted, and those of the block"
+    assert seen == [(3, 3, 32, 64)] * (2 + 5), "two that are not counted, and those of the block"
     alone = _latency_worker._Timed({"path": "x.plan", "threads": 1, "batch": None}, [image])
     assert alone.open()["batch"] == 1, "where the file leaves it open"
 

@@ -136,6 +136,8 @@ def test_an_answer_is_the_callers_own(plans: dict[str, Path], cuda: Cuda, monkey
     session.close()
     for one, other in zip(first, copies, strict=True):
         np.testing.assert_array_equal(one, other)
+    with pytest.raises(EngineError, match="the session was closed"):
+        session.run_raw(IMAGES[2:])
 
 
 def test_the_order_on_the_stream(plans: dict[str, Path], cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import pytest
 from onnx import numpy_helper
 
 from frs.errors import ExportError
+from frs.export.calibration import observe
 from frs.export.layers import find_layers
 from frs.export.onnx import export_onnx, read_metadata
 from frs.export.quantize import calibrate, quantize, quantized
@@ -72,6 +73,14 @@ def test_weights_that_overflow_are_told(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "huge.onnx")
     with pytest.raises(ExportError, match=r"no int8 scale can be made of them; .*look at the weights"):
         calibrate(tmp_path / "huge.onnx", IMAGES)
+
+
+def test_one_channel_of_nan_is_told() -> None:
+    """The second: ONNX Runtime's ReduceMin and ReduceMax do not see a NaN behind the first place."""
+    weight = WEIGHT.copy()
+    weight[1] = np.nan
+    with pytest.raises(ExportError, match=r"the values of y reach from nan to nan .*look at the weights"):
+        observe(two_layers(weight=weight), {"y"}, IMAGES, 1)
 
 
 def test_the_scales_for_tensorrt_by_hand(small: Path) -> None:

@@ -88,9 +88,12 @@ def _surest(rows: list[Row]) -> list[dict[str, Any]]:
 
 
 def write_small(
-    path: Path, made: Mapping[str, tuple[bytes, dict[str, Any]]], settings: Mapping[str, Mapping[str, Any]] = SETTINGS
+    path: Path,
+    made: Mapping[str, tuple[bytes, dict[str, Any]]],
+    settings: Mapping[str, Mapping[str, Any]] = SETTINGS,
+    thresholds: Mapping[str, float] | None = None,
 ) -> Path:
-    """These contents as a bundle, with the thresholds of its first graph."""
+    """These contents as a bundle. thresholds: None for those of its first graph."""
     first = next(facts["properties"] for _, facts in made.values() if facts["kind"] == "onnx")
     graph = GraphMetadata.from_properties(first, path)
     about = About(
@@ -99,7 +102,7 @@ def write_small(
         classes=CLASSES,
         category_ids=CATEGORY_IDS,
         models={model: {"detector": "retinanet", "backbone": "resnet18", "params": 1, "macs": 1} for model in SEEDS},
-        thresholds={"score_threshold": graph.score_threshold, "detections": graph.detections},
+        thresholds=thresholds or {"score_threshold": graph.score_threshold, "detections": graph.detections},
         height=HEIGHT,
         width=WIDTH,
         settings=settings,

@@ -252,6 +252,7 @@ HOSTILE: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "a row that is none": ("reference/student.json", lambda rows: [*rows, 3], "no list of detections"),
     "a box of text": ("reference/student.json", lambda rows: [{**rows[0], "bbox": ["a"] * 4}], "no list of detections"),
     "a box beyond any": ("reference/student.json", lambda rows: [{**rows[0], "bbox": [0, 0, 10**400, 1]}], "no list of"),
+    "a score of 400 digits": ("reference/student.json", lambda rows: [{**rows[0], "score": 10**400}], "no list of detections"),
     "an unknown image": ("reference/student.json", lambda rows: [{**rows[0], "image_id": 99}], "image 99"),
     "an unknown class": ("reference/student.json", lambda rows: [{**rows[0], "category_id": 99}], "category 99"),
     "other categories": ("annotations.json", lambda d: {**d, "categories": d["categories"][:2], "annotations": []}, "categor"),
@@ -264,6 +265,13 @@ def test_what_a_bundle_brings_is_not_trusted(made: Made, tmp_path: Path, what: s
     name, change, says = HOSTILE[what]
     content = json.dumps(change(json.loads(made[name][0]))).encode()
     assert says in refused(changed(made, tmp_path, name, content), tmp_path / "results", 1)
+
+
+@pytest.mark.parametrize("wrong", [{"detections": 0}, {"score_threshold": 10**400}, {"score_threshold": -0.1}])
+def test_thresholds_that_no_graph_has(made: Made, tmp_path: Path, wrong: dict[str, float]) -> None:
+    thresholds = {"score_threshold": 0.05, "detections": 100, **wrong}
+    bundle = write_small(tmp_path / "b.tar", made, thresholds=thresholds)
+    assert "thresholds are not" in refused(bundle, tmp_path / "results", 1)
 
 
 def test_settings_of_another_version(made: Made, tmp_path: Path) -> None:
