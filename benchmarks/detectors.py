@@ -86,7 +86,7 @@ def ours(family: str, size: int, folder: Path) -> Row:
             "boxes": measured.boxes,
             "unmatched": round(measured.unmatched, 4),
             "score_p95": measured.score_p95,
-            "box_p95": measured.box_p95,
+            "iou_p5": measured.iou_p5,
         }
     return row
 

@@ -97,8 +97,10 @@ def write_bundle(path: Path, about: About, sources: Sequence[Source], progress: 
     """Write the archive, whole or not at all; the same content gives the same bytes, whoever writes it and when.
 
     progress: called with the bytes written and their sum. Raises BundleError for a file that does not hold what its member
-    promises, and for members that no bundle may have.
+    promises, for members that no bundle may have, and where `path` is something else than a file.
     """
+    if path.exists() and not path.is_file():  # a device, a pipe: renaming would put a file in its place
+        raise BundleError(f"{path} is there already and is no file; name another with -o")
     ordered = sorted(sources, key=lambda source: source.member.path)
     text = to_text(about, [source.member for source in ordered], path)
     total = sum(source.member.bytes for source in ordered)

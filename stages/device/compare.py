@@ -31,7 +31,7 @@ _MEASURES: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ("AP of the file", lambda figures: number(figures.ap)),
     ("peak memory, MB", lambda figures: number(figures.memory, 0)),
     ("GPU memory, MB", lambda figures: number(figures.gpu_memory, 0)),
-    ("energy, mJ an image", lambda figures: number(figures.energy)),
+    ("energy, mJ a call", lambda figures: number(figures.energy)),
 )
 
 

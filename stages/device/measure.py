@@ -86,6 +86,7 @@ class Measurement:
             properties=member.properties,
             workspace_mb=config.workspace_mb,
             timeout_s=config.timeout_s,
+            batches=config.batches,
             timings=timings,
         )
         return {"model": member.model, "precision": member.precision, **asdict(report)}

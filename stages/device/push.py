@@ -90,7 +90,9 @@ def push(remote: Remote, run_dir: Path, pack: Callable[[Path], str], command: st
         _send(remote, command, bundle, screen)
         _run(remote, command, bundle, screen)
         document = checked(remote.host, _result(remote, command, bundle, FILE), bundle.sha256)
-        (results / FILE).write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(document, indent=2, ensure_ascii=False)
+        # Half a surrogate pair becomes the escape that JSON has for it.
+        (results / FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
         page = _result(remote, command, bundle, PAGE)
         if is_page(page):
             (results / PAGE).write_text(page, encoding="utf-8")
@@ -147,6 +149,7 @@ def _info(remote: Remote, command: str) -> dict[str, Any]:
         texts = [
             info["frs_pipeline"],
             info["device"],
+            str(info["bundle_format"]),
             *(each[key] or "" for each in libraries for key in ("version", "missing")),
         ]
         if not all(isinstance(text, str) for text in texts):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,7 @@ def _rows(path: Path) -> list[Row]:
         rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(rows, list) and all(_is_row(row) for row in rows):
             return rows
-    except (ValueError, RecursionError, OverflowError):  # the last: a whole number that no float holds
+    except (ValueError, RecursionError):
         pass
     raise BundleError(f"{path}: no list of detections as COCO's result files have them; make the bundle again")
 
@@ -68,5 +68,7 @@ def _is_row(row: Any) -> bool:
         and all(type(row[key]) is int for key in ("image_id", "category_id"))
         and isinstance(row["bbox"], list)
         and len(row["bbox"]) == 4
-        and all(type(value) in (int, float) and math.isfinite(value) for value in (*row["bbox"], row["score"]))
+        and all(
+            type(value) in (int, float) and abs(value) <= sys.float_info.max for value in (*row["bbox"], row["score"])
+        )
     )

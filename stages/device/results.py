@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ Key = tuple[str, str, str]
 class Figures:
     """Of one artifact on one machine; None: not measured there.
 
-    p50, p99: end to end at the least batch that was timed, ms; memory, gpu_memory: peaks, MB; energy: mJ an image; ap: percent,
+    p50, p99: end to end at the least batch that was timed, ms; memory, gpu_memory: peaks, MB; energy: mJ a call; ap: percent,
     of the file itself, on `images` images. doubtful: the machine's own warning not to quote its times.
     """
 
@@ -225,8 +225,8 @@ def _text(value: Any) -> str:
 def _number(value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise TypeError(f"{value!r:.100} is no number")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
+        raise TypeError(f"{value!r:.100} is no number")  # NaN neither; an integer may have a thousand digits
     return float(value)
 
 

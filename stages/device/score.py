@@ -70,6 +70,7 @@ def main(request: Path, answers: Any) -> None:
     from frs.edge.sessions import open_session
     from frs.evaluation import predict_dataset
     from frs.interrupts import end_with
+    from stages.common import batch_of
 
     asked = json.loads(request.read_text(encoding="utf-8"))
     end_with(asked["parent"])
@@ -79,7 +80,7 @@ def main(request: Path, answers: Any) -> None:
 
     def batches() -> Iterator[Any]:
         done = 0
-        for item in evaluation_batches(data, session.info.height, session.info.width, session.batch or BATCH):
+        for item in evaluation_batches(data, session.info.height, session.info.width, batch_of(session, BATCH)):
             yield item
             done += len(item[2])
             print(done, file=answers, flush=True)

@@ -82,6 +82,8 @@ def opened(archive: Path, results: Path) -> Iterator[Work]:
         clear_temporary(folder)
         clear_temporary(results)
         unpacked = folder / "bundle"
+        if before is None and unpacked.exists():
+            shutil.rmtree(unpacked)  # of a call that was killed before it said of which archive
         bundle = _unpacked(archive, unpacked)
         write_atomic(folder / "bundle.json", to_json_text({"bundle_sha256": sha256}))
         yield Work(results, folder, sha256, bundle)

@@ -10,7 +10,13 @@ from stages.report.gates import about
 from stages.report.summary import NONE, Report, number
 from stages.report.tables import RUNTIMES, Table
 
-_STATES = {"failed": "not built", "planned": "built, not run", "deserialised": "loaded, not run", "executed": "run"}
+_STATES = {
+    None: "no engine",
+    "failed": "not built",
+    "planned": "built, not run",
+    "deserialised": "loaded, not run",
+    "executed": "run",
+}
 Row = dict[str, Any]
 
 

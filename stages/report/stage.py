@@ -18,6 +18,7 @@ from stages.report.gates import failures, judge, worst_images
 from stages.report.markdown import markdown
 from stages.validate import TRAINED_AT, models
 
+_QUANTIZED = {"quantization": "quantize/quantization", "sensitivity": "quantize/sensitivity"}
 PUBLISHED = {"report": "report.json", "text": "report.md", "page": "report.html"}
 PACKAGES = (
     "frs-pipeline", "torch", "torchvision", "timm", "onnx", "onnxruntime", "tensorrt-rtx", "pycocotools", "numpy", "pillow",
@@ -33,8 +34,7 @@ def stage(config: Config) -> Stage:
             **{f"{model}_history": f"{model}/history" for model in models(config)},
             **onnx_inputs(config),
             "distillation": "student/distillation",
-            "quantization": "quantize/quantization",
-            "sensitivity": "quantize/sensitivity",
+            **(_QUANTIZED if config.quantised else {}),
             "parity": "parity/parity",
             "worst": "parity/worst",
             "engines": "engine/engines",
@@ -90,7 +90,7 @@ def _report(context: Context) -> dict[str, Any]:
     config = context.config
     scored = read_json(context.inputs["accuracy"])
     parity, engines = (read_json(context.inputs[label]) for label in ("parity", "engines"))
-    quantization = _quantization(context)
+    quantization = _quantization(context) if config.quantised else {}
     gain = scored["gain"]
     described = {model: describe(context.inputs[model], config) for model in models(config)}
     return {

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 TINY = Path(__file__).parent / "tiny.yaml"
-STAGES = ("data", "preflight", "teacher", "control", "student", "export", "engine", "validate", "profile", "report")
+STAGES = (
+    "data", "preflight", "teacher", "control", "student", "export", "quantize", "engine", "parity", "validate", "profile",
+    "report",
+)  # fmt: skip
 
 _CHANGING = {"seconds", "created", "profiles", "plan_sha256"}
 """Keys of our JSON files that hold a time, or that follow from one; NVIDIA's builder orders a plan's tables by address."""

@@ -355,3 +355,11 @@ def test_what_a_killed_process_left_is_taken_away(whole: bytes, tmp_path: Path) 
     archive.write_bytes(whole)
     open_bundle(archive, tmp_path / "here" / "in")
     assert names(tmp_path / "here") == ["b.tar", "in"]
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(BundleError, match=r"pipe is there already and is no file; name another with -o"):
+        written(pipe)
+    assert pipe.is_fifo()

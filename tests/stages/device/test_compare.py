@@ -86,7 +86,8 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
 def test_a_device_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> None:
     text = shown(make(tmp_path, pi=device(), odd=device(schema=3)))
     assert lines(text)[0] == ["", "this machine", "pi"]
-    assert "damaged or was written by another version (ValueError: schema 3" in text
+    words = " ".join(text.split())  # lines are broken wherever the path is long
+    assert "damaged or was written by another version (ValueError: schema 3" in words
 
 
 def test_a_run_without_devices_shows_none(tmp_path: Path) -> None:

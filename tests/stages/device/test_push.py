@@ -84,6 +84,11 @@ def test_a_page_that_could_run_scripts_stays_where_it_is(far: Far, run_dir: Path
     assert [path.name for path in (run_dir / "devices" / "board").iterdir()] == ["device.json"]
 
 
+def test_half_a_letter_from_the_far_end_is_kept_as_it_came(far: Far, run_dir: Path) -> None:
+    push(Remote(ALIAS), run_dir, packed(b"x"), stub(far, r"finish(notes=['\ud800'])"), Watched())
+    assert result(run_dir, "board")["notes"] == ["\ud800"]
+
+
 def test_what_is_on_the_device_is_for_its_user_alone(far: Far, run_dir: Path) -> None:
     """The bundle holds the user's images."""
     push(Remote(ALIAS), run_dir, packed(b"x"), stub(far), Watched())

@@ -48,6 +48,7 @@ def test_a_far_end_without_a_runtime(far: Far, run_dir: Path) -> None:
         ),
         ({"libraries": {}}, RemoteError, r"`.*stub.py device info` does not answer as it should \(exit 0\)"),
         ({"device": ["x"]}, RemoteError, "does not answer as it should"),
+        ({"bundle_format": None}, RemoteError, "reads bundles of format None"),
     ],
 )
 def test_a_far_end_that_cannot_take_the_bundle(
@@ -55,6 +56,12 @@ def test_a_far_end_that_cannot_take_the_bundle(
 ) -> None:
     with pytest.raises(error, match=said):
         push(Remote(ALIAS), run_dir, packed(b"x"), stub(far, info={**INFO, **info}), Watched())
+
+
+def test_an_answer_without_the_format(far: Far, run_dir: Path) -> None:
+    info = {key: value for key, value in INFO.items() if key != "bundle_format"}
+    with pytest.raises(RemoteError, match="does not answer as it should"):
+        push(Remote(ALIAS), run_dir, packed(b"x"), stub(far, info=info), Watched())
 
 
 def test_another_version_that_knows_the_format_will_do(far: Far, run_dir: Path) -> None:

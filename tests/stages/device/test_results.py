@@ -113,6 +113,7 @@ HOSTILE: list[dict[str, Any]] = [
     {"profiles": [{**_profile(), "latency_ms": {"p50": "fast", "p99": 1}}]},
     {"profiles": [{**_profile(), "latency_ms": {"p50": True, "p99": 1}}]},
     {"profiles": [{**_profile(), "latency_ms": {"p50": 1e999, "p99": 1}}]},
+    {"profiles": [{**_profile(), "energy_mj": 10**400}]},
     {"profiles": [{**_profile(), "warnings": [{}]}]},
     {"profiles": [{**_profile(), "temperature_c": {"start": "hot"}}]},
     {"profiles": 7},

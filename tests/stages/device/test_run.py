@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -19,8 +20,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from frs.export.engine import EngineReport
 from pipeline.cli import main
+from pipeline.console import Console
+from pipeline.deployment import EngineConfig
 from pipeline.files import locked
+from stages.device.measure import Measurement
+from stages.device.work import opened
 from tests.packages import from_the_index
 from tests.stages.device.small_bundle import IMAGES, SETTINGS, write_small
 from tests.stages.report.browser import CHROMIUM, visit
@@ -245,6 +251,7 @@ HOSTILE: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "rows of another kind": ("reference/student.json", lambda rows: {"rows": rows}, "no list of detections"),
     "a row that is none": ("reference/student.json", lambda rows: [*rows, 3], "no list of detections"),
     "a box of text": ("reference/student.json", lambda rows: [{**rows[0], "bbox": ["a"] * 4}], "no list of detections"),
+    "a box beyond any": ("reference/student.json", lambda rows: [{**rows[0], "bbox": [0, 0, 10**400, 1]}], "no list of"),
     "a score of 400 digits": ("reference/student.json", lambda rows: [{**rows[0], "score": 10**400}], "no list of detections"),
     "an unknown image": ("reference/student.json", lambda rows: [{**rows[0], "image_id": 99}], "image 99"),
     "an unknown class": ("reference/student.json", lambda rows: [{**rows[0], "category_id": 99}], "category 99"),
@@ -286,6 +293,35 @@ def test_results_of_another_bundle_stay(measured: tuple[Path, str], made: Made, 
         assert "holds the results of another bundle" in done.stderr
         assert "name another folder with -o" in done.stderr
         assert (results / "device.json").read_bytes() == before
+
+
+def test_a_kill_before_it_said_of_which_archive(small: Path, made: Made, tmp_path: Path) -> None:
+    """What lies there may be another bundle's."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    rows = json.loads(made["reference/student.json"][0])
+    other = changed(made, tmp_path, "reference/student.json", json.dumps(rows[:1]).encode())
+    with opened(small, first) as work:
+        shutil.copytree(work.bundle.folder, second / ".work" / "bundle")
+    with opened(other, second) as work:
+        assert json.loads(work.bundle.reference("student").read_text()) == rows[:1]
+
+
+def test_an_engine_is_built_by_the_settings_of_the_run(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def build(onnx: Path, plan: Path, **options: Any) -> EngineReport:
+        asked.append(options)
+        return EngineReport(None, None, None, None, None, "none here", 0.0, None)
+
+    monkeypatch.setattr("frs.export.engine.build_engine", build)
+    settings = EngineConfig(batches=(2, 3, 4), workspace_mb=77, timeout_s=5.0, target="sm_89")
+    with opened(small, tmp_path / "results") as work:
+        Measurement(work, {}, Console(io.StringIO())).build_engines(settings)
+    wanted = settings.model_dump(exclude={"target"})  # the device is what it is built for
+    assert {key: asked[0][key] for key in wanted} == wanted
+    assert "target" not in asked[0]
 
 
 def test_two_at_once(small: Path, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_every_artifact_has_a_row_and_what_nothing_ran_is_a_gap() -> None:
     text = markdown(report(), NO_PICTURES)
     assert "| student.onnx | ONNX Runtime | 32.5 | 0.00 | 0.0 | 0.062 | 0.750 | 10.0 | 50 | 4.0 | – |" in text
     assert "| student.int8.onnx | ONNX Runtime | 32.2 | 0.25 | 12.5 | 0.062 | 0.750 | – | – | 1.0 | – |" in text
-    assert "| student.plan | TensorRT | – | – | – | – | – | – | – | – | not built |" in text
+    assert "| student.plan | TensorRT | – | – | – | – | – | – | – | – | no engine |" in text
 
 
 def test_an_engine_that_ran_has_figures_of_its_own() -> None:
