@@ -60,12 +60,15 @@ class _Timed:
     """An artifact at its work."""
 
     session: Session
+    device_mb: float | None
 
     def __init__(self, request: dict[str, Any], images: list[npt.NDArray[np.uint8]]) -> None:
         self.request, self.images, self.done = request, images, 0
-        with suppress(OSError):
+        try:
             Path("/proc/self/clear_refs").write_text("5")  # the peak so far was the imports'
-        self.before = _status("VmRSS")
+            self.before = _status("VmRSS")
+        except OSError:  # a peak that may be the imports' is not the model's
+            self.before = None
 
     def open(self) -> dict[str, Any]:
         start = perf_counter_ns()

@@ -268,6 +268,16 @@ def test_what_a_gpus_session_tells_is_passed_on(monkeypatch: pytest.MonkeyPatch)
     assert alone.open()["batch"] == 1, "where the file leaves it open"
 
 
+def test_a_peak_that_cannot_be_reset_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, text: str) -> None:
+        raise PermissionError(self)
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    timed = _latency_worker._Timed({}, [])
+    timed.device_mb = None
+    assert timed.memory() == {"peak_mb": None, "device_mb": None}
+
+
 def test_too_few_runs_are_refused(artifact: Artifact, images: list[Path]) -> None:
     with pytest.raises(ValueError, match="fewer than 20"):
         profile_artifacts([artifact], images, runs=19)
