@@ -170,7 +170,10 @@ def _report(source: Exported, found: Sensitivity, kept: frozenset[str]) -> dict[
 
 
 def _summed_up(file: OnnxFile, made: dict[str, Any]) -> str:
-    lost = "AP not measured" if made["drop"] is None else f"{made['drop']:.2f} AP lost on the held-out images"
-    kept, all_of_them = len(made["kept"]), made["layers"]
+    drop, kept, all_of_them = made["drop"], len(made["kept"]), made["layers"]
+    change = "AP not measured"
+    if drop is not None:
+        change = f"{abs(drop):.2f} AP {'lost' if drop >= 0 else 'gained'} on the held-out images"
     left = "every layer quantised" if not kept else f"{kept} of {all_of_them} layers kept in higher precision"
-    return f"{file.name}: {lost}; {left}" + (", so that nothing is int8" if kept == all_of_them else "")
+    nothing = ", so that nothing is int8" if kept == all_of_them else ""
+    return f"{file.name}: {change}; {left}{nothing}"

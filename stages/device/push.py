@@ -107,7 +107,8 @@ def _check(remote: Remote, command: str, screen: Screen) -> None:
 
     info = _info(remote, command)
     libraries = info["libraries"]
-    runtimes = "".join(f", {name} {libraries[name]['version']}" for name in _RUNTIMES if not libraries[name]["missing"])
+    there = [(name, libraries[name]["version"]) for name in _RUNTIMES if not libraries[name]["missing"]]
+    runtimes = "".join(f", {name} {version or 'of an unknown version'}" for name, version in there)
     screen.print(f"{remote.host}: {info['device']}, frs-pipeline {info['frs_pipeline']}{runtimes}")
     if info["bundle_format"] != FORMAT:
         raise RemoteError(
