@@ -19,7 +19,7 @@ test: lint
 faults: $(INSTALLED)
 	$(BIN)/python -m pytest tests/faults -m "campaign or not campaign" --durations=0
 
-# Every recipe of the paper through all stages with a few steps: some ten minutes. With FRS_DATA on images of COCO.
+# Every recipe of the paper through all stages with a few steps: some minutes each. With FRS_DATA on images of COCO.
 smoke: $(INSTALLED)
 	$(BIN)/python -m tests.smoke
 

@@ -97,6 +97,8 @@ def run(recipe: str, data: dict[str, Any], folder: Path) -> subprocess.Completed
         "distill.warmup_steps": 2,
         "export.score_threshold": 0.0,
         "export.candidates": 300,
+        "quantize": {"images": 8, "holdout": 4, "sensitivity": "sqnr"},
+        "gates.int8_max_drop": None,  # with weights that have hardly learnt, the search for layers to keep would find all
         "profile": {"runs": 20, "seconds": 0},
         "validation.short_side": 160,
         "validation.long_side": 224,
