@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from frs.data.coco import CocoDataset, CocoImage
 from frs.data.resize import Pixels, Resized, ShortestEdge
 from frs.edge.image import Letterbox, letterbox, to_nchw
+from frs.edge.machine import available_cores
 
 Where = TypeVar("Where")
 
@@ -50,7 +50,7 @@ def _loaded(
     dataset: CocoDataset, groups: Sequence[list[CocoImage]], place: Callable[[Pixels], tuple[Pixels, Where]]
 ) -> Iterator[tuple[list[CocoImage], list[Pixels], list[Where]]]:
     """Each group with its images decoded and placed, by threads that are a group ahead of what is done with them."""
-    with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
+    with ThreadPoolExecutor(min(8, available_cores())) as pool:
         begun: deque[tuple[list[CocoImage], list[Future[tuple[Pixels, Where]]]]] = deque()
         try:
             for number in range(len(groups) + 1):

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from frs.edge import files
 from frs.edge.bundle_manifest import (
     ANNOTATIONS,
     FORMAT,
@@ -169,7 +170,7 @@ def read_bundle(folder: Path) -> Bundle:
     about, members = from_text(text, path)
     for member in members:
         file = folder / member.path
-        if not file.is_file() or _sha256(file) != member.sha256:
+        if not file.is_file() or files.sha256_of(file) != member.sha256:
             raise BundleError(f"{file}: missing, or not what it was; delete {folder}, and it is extracted again")
     return Bundle(folder, about, members)
 
@@ -177,7 +178,7 @@ def read_bundle(folder: Path) -> Bundle:
 def sha256_of(path: Path) -> str:
     """Of a bundle. Raises BundleError where there is no such file."""
     with _opened(path):
-        return _sha256(path)
+        return files.sha256_of(path)
 
 
 def _header(name: str, size: int) -> bytes:
@@ -271,13 +272,6 @@ def _extract(archive: IO[bytes], member: Member, target: Path, path: Path) -> No
         os.fsync(file.fileno())
     if left or digest.hexdigest() != member.sha256 or archive.read(-member.bytes % _BLOCK).strip(b"\0"):
         raise fault
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    for chunk in _chunks(path):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _sync(folder: Path) -> None:

@@ -12,7 +12,6 @@ device on both sides (`Session.run_split`).
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from frs.edge.child import child_environment
 from frs.edge.image import load_image
 from frs.edge.machine import available_cores
 from frs.edge.measured import Artifact, Block, Measured, Run
@@ -131,14 +131,13 @@ class _Worker:
         self.threads: int = request["threads"]
         self.blocks: list[Block] = []
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by __exit__
-        source = str(Path(__file__).resolve().parents[2])
         self._process = subprocess.Popen(
             [sys.executable, "-m", "frs.edge._latency_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             cwd=folder,  # so that nothing in the user's folder is imported
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))},
+            env=child_environment(),
             text=True,
         )
         try:

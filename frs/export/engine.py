@@ -18,10 +18,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from frs.edge.files import sha256_of, write_atomically
 from frs.edge.sidecar import Sidecar, sidecar_path
 from frs.errors import EngineError
 from frs.export import timing_cache
-from frs.export.files import sha256_of, write_atomically
 from frs.export.limited import Ended, run_module
 
 

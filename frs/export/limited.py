@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from frs.edge.child import child_environment
+
 KEPT_LINES = 50
 LINE_LENGTH = 500
 _TAIL = 1 << 16
@@ -40,7 +42,6 @@ def run_module(module: str, *arguments: str, folder: Path, timeout_s: float) -> 
 
     The process leads a group, and all of it is killed when the time is up or this one is interrupted.
     """
-    source = str(Path(__file__).resolve().parents[2])
     errors = folder / "stderr"
     with errors.open("wb") as stderr:
         process = subprocess.Popen(
@@ -49,7 +50,7 @@ def run_module(module: str, *arguments: str, folder: Path, timeout_s: float) -> 
             stdout=stderr,
             stderr=stderr,
             cwd=folder,  # so that nothing in the user's folder is imported
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))},
+            env=child_environment(),
             start_new_session=True,
         )
         status: int | None = None

@@ -16,12 +16,12 @@ import torch
 from google.protobuf.message import DecodeError
 
 from frs.detectors.base import Detector
+from frs.edge.files import write_atomically
 from frs.edge.image import PADDING
 from frs.edge.machine import package_versions
 from frs.edge.metadata import PRODUCER, GraphMetadata
 from frs.edge.predictor import OUTPUTS
 from frs.errors import ExportError
-from frs.export.files import write_atomically
 from frs.export.graph import DeployedDetector
 
 OPSET = 18

@@ -22,9 +22,9 @@ from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+from frs.edge.files import write_atomically
 from frs.edge.metadata import PRODUCER, GraphMetadata
 from frs.export.calibration import Ranges, observe
-from frs.export.files import write_atomically
 from frs.export.layers import OPERATORS, Layer, find_layers
 
 HALF_OPSET = 19

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from frs.edge.files import write_atomically
 from frs.edge.machine import Gpu
-from frs.export.files import write_atomically
 
 SUFFIX = ".timing"
 _MARK = b"frs timing cache 1 "

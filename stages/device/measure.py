@@ -208,6 +208,6 @@ def _is_built(plan: Path, row: Mapping[str, Any]) -> bool:
 
 
 def _sha256(path: Path) -> str | None:
-    from frs.export.files import sha256_of
+    from frs.edge.files import sha256_of
 
     return sha256_of(path) if path.is_file() else None
