@@ -147,7 +147,14 @@ def write_data(data: StudyData, folder: Path) -> Path:
             path = dataset.path(image).resolve()
             (images / f"{image.id}{path.suffix}").symlink_to(path)
             (labels / f"{image.id}.txt").write_text("".join(f"{line}\n" for line in box_lines(image)), encoding="utf-8")
-    described = {"path": str(folder), **{split: f"{split}/images" for split in splits}, "names": names}
+    described = {
+        "path": str(folder),
+        **{split: f"{split}/images" for split in splits},
+        "names": names,
+        "sha256": {
+            split: sha256_of(source.annotations) for split, source in splits.items()
+        },  # not read: tells files apart
+    }
     (folder / "data.yaml").write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
     return folder / "data.yaml"
 
@@ -167,7 +174,7 @@ def train(yolo: Yolo, folder: Path, data: Path, side: int, seconds: float, seed:
     _one_thread()
     given = (f"model={MODEL}.yaml", f"data={data}", f"imgsz={side}", f"time={seconds / 3600:.6f}", f"seed={seed}")
     command = yolo.command("detect", "train", *given, *TRAIN, *recipe, *_into(folder, "train"))
-    step = _once(yolo, folder, "train", command)
+    step = _once(yolo, folder, "train", command, data)
     with (folder / "train" / "results.csv").open(encoding="utf-8", newline="") as file:
         epochs = [{key.strip(): float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     best = max(epochs, key=lambda row: row["metrics/mAP50-95(B)"])
@@ -179,7 +186,7 @@ def export(yolo: Yolo, folder: Path, name: str, weights: Path, height: int, widt
     """To `folder/<name>/best.onnx`: fp32, one image a call."""
     copy = folder / name / "best.pt"  # the ONNX file is written beside its weights
     command = yolo.command("export", f"model={copy}", "format=onnx", f"imgsz={height},{width}", "device=cpu", *options)
-    step = _once(yolo, folder, name, command, weights)
+    step = _once(yolo, folder, name, command, weights, copied=True)
     (count,) = re.findall(r"summary \(fused\).*?([\d,]+) parameters", step.log)
     return Exported(step, copy.with_suffix(".onnx"), int(count.replace(",", "")))
 
@@ -187,7 +194,7 @@ def export(yolo: Yolo, folder: Path, name: str, weights: Path, height: int, widt
 def own_ap(yolo: Yolo, folder: Path, name: str, onnx: Path, data: Path) -> tuple[Step, float]:
     """mAP50-95 in percent, three digits, that `yolo val` finds on `test` with the file."""
     command = yolo.command("detect", "val", f"model={onnx}", f"data={data}", "split=test", "device=cpu", "plots=False")
-    step = _once(yolo, folder, name, [*command, *_into(folder, name)], onnx)
+    step = _once(yolo, folder, name, [*command, *_into(folder, name)], onnx, data)
     (found,) = re.findall(r"^ +all +\d+ +\d+ +\S+ +\S+ +\S+ +(\S+)", step.log, re.MULTILINE)
     return step, 100 * float(found)
 
@@ -205,18 +212,21 @@ def _one_thread() -> None:
         )
 
 
-def _once(yolo: Yolo, folder: Path, name: str, command: list[str], source: Path | None = None) -> Step:
-    """Run it, with a copy of `source` in `folder/<name>`, unless the same went through before with the same source."""
+def _once(yolo: Yolo, folder: Path, name: str, command: list[str], *sources: Path, copied: bool = False) -> Step:
+    """Run it with an empty `folder/<name>`, unless it went through before with the same content of its sources.
+
+    copied: whether they are put into that folder.
+    """
     record, log = folder / f"{name}.json", folder / f"{name}.log"
-    asked: dict[str, Any] = {"command": command, "source": source and sha256_of(source)}
+    asked: dict[str, Any] = {"command": command, "sources": [sha256_of(source) for source in sources]}
     done = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     if {key: done.get(key) for key in asked} != asked:
         record.unlink(missing_ok=True)
         shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / name).mkdir(parents=True)
-        if source is not None:
+        (folder / name).mkdir()
+        for source in sources if copied else ():
             shutil.copy(source, folder / name)
-        print(f"yolo {' '.join(command[1:3])} -> {log}", flush=True)
+        print(f"yolo {name}: {log}", flush=True)
         done = {**asked, "seconds": round(run(command, log, yolo.environment, folder), 1)}
         write_atomically(record, json.dumps(done).encode())
     return Step(command, log.read_text(encoding="utf-8"), done["seconds"])

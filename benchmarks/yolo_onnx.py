@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,10 @@ MOST = 300
 
 @dataclass(frozen=True)
 class CentredLetterbox:
-    """How an image of original_height x original_width lies: scaled to height x width, its corner at (left, top)."""
+    """How an image of original_height x original_width lies: scaled to height x width, its corner at (left, top).
+
+    clipped: whether boxes are brought inside the image on the way back; `yolo predict` does that, `yolo val` does not.
+    """
 
     height: int
     width: int
@@ -40,15 +43,17 @@ class CentredLetterbox:
     top: int
     original_height: int
     original_width: int
+    clipped: bool = True
 
     def to_input(self, boxes: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         """(N, 4) xyxy in pixels of the image -> in pixels of the input."""
         return (boxes * self._ratios + self._corner).astype(np.float32)
 
     def to_original(self, boxes: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-        """(N, 4) xyxy in pixels of the input -> in pixels of the image, brought inside it."""
+        """(N, 4) xyxy in pixels of the input -> in pixels of the image."""
+        found = (boxes - self._corner) / self._ratios
         limits = np.array([self.original_width, self.original_height] * 2)
-        return ((boxes - self._corner) / self._ratios).clip(0, limits).astype(np.float32)
+        return (found.clip(0, limits) if self.clipped else found).astype(np.float32)
 
     @property
     def _ratios(self) -> npt.NDArray[np.float64]:
@@ -67,7 +72,7 @@ def centred_letterbox(
     scale = min(height / original_height, width / original_width)
     inner_height, inner_width = max(1, round(original_height * scale)), max(1, round(original_width * scale))
     left, top = (width - inner_width) // 2, (height - inner_height) // 2
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    pixels = torch.tensor(image).permute(2, 0, 1)[None].float()
     scaled = functional.interpolate(pixels, (inner_height, inner_width), mode="bilinear", align_corners=False)
     boxed = np.full((3, height, width), PADDING, dtype=np.uint8)
     boxed[:, top : top + inner_height, left : left + inner_width] = scaled[0].round().byte().numpy()
@@ -75,12 +80,12 @@ def centred_letterbox(
 
 
 def yolo_batches(
-    dataset: CocoDataset, height: int, width: int
+    dataset: CocoDataset, height: int, width: int, *, clipped: bool = True
 ) -> Iterator[tuple[npt.NDArray[np.uint8], list[CentredLetterbox], list[CocoImage]]]:
     """(1, 3, height, width) uint8, how the image lies in it, and the image."""
     for image in dataset.images:
         pixels, lies = centred_letterbox(dataset.load(image), height, width)
-        yield pixels[None], [lies], [image]
+        yield pixels[None], [replace(lies, clipped=clipped)], [image]
 
 
 def as_input(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -112,12 +117,12 @@ class YoloSession:
 
     def _detections(self, output: npt.NDArray[np.float32]) -> Detections:
         """output: (300, 6) of x0, y0, x1, y1, score, label, or (4 + classes, N) of x, y, width, height, scores."""
-        boxes, scores, labels = output[:, :4], output[:, 4], output[:, 5].astype(np.int32)
-        if not self.end_to_end:
-            boxes, scores, labels = candidates(output)
-            kept = batched_nms(*map(torch.from_numpy, (boxes, scores, labels)), OVERLAP)[:MOST].numpy()
-            boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
-        return Detections(boxes[scores > SCORE], scores[scores > SCORE], labels[scores > SCORE])
+        if self.end_to_end:
+            output = output[output[:, 4] > SCORE][:MOST]
+            return Detections(output[:, :4], output[:, 4], output[:, 5].astype(np.int32))
+        boxes, scores, labels = candidates(output)
+        kept = batched_nms(*map(torch.from_numpy, (boxes, scores, labels)), OVERLAP)[:MOST].numpy()
+        return Detections(boxes[kept], scores[kept], labels[kept])
 
 
 def candidates(
