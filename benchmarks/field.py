@@ -123,8 +123,8 @@ def measure(options: argparse.Namespace, data: StudyData) -> list[dict[str, Any]
             "seed": options.seed,
             "split": "test",
             "images": accuracy.images,
-            "AP": accuracy.AP,
-            "AP50": accuracy.AP50,
+            "AP": percent(accuracy.AP),
+            "AP50": percent(accuracy.AP50),
             "infer_ms": round(float(np.median(np.concatenate(blocks))), 3),
             "infer_interval_ms": [round(end, 3) for end in median_interval(blocks)],
             **candidate.about,
@@ -184,7 +184,7 @@ def theirs(options: argparse.Namespace, data: StudyData, folder: Path) -> Iterat
             "onnx_mb": round(exported.path.stat().st_size / 1e6, 3),
             "nms": "none needed" if session.end_to_end else "after the file, not timed",
             "own_AP": round(own_ap, 4),
-            "unclipped_AP": evaluate(data.test.annotations, unclipped).AP,
+            "unclipped_AP": percent(evaluate(data.test.annotations, unclipped).AP),
             "seconds_trained": round(trained.seconds, 1),
             "seconds_of_command": trained.step.seconds,
             "epochs": trained.epochs,
@@ -193,6 +193,11 @@ def theirs(options: argparse.Namespace, data: StudyData, folder: Path) -> Iterat
             "environment": program.versions(),
         }
         yield Candidate(about, predict_dataset(session, batches), inference(session, batches))
+
+
+def percent(ap: float | None) -> float:
+    assert ap is not None  # every class has objects in `test`
+    return round(ap, 3)
 
 
 def inference(session: YoloSession, batches: Sequence[Any]) -> Callable[[int], object]:
