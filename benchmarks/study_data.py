@@ -17,6 +17,7 @@ from frs.data.coco import CocoDataset, read_coco
 from frs.data.split import split_dataset
 from frs.edge.files import write_atomically
 
+HERE = Path(__file__).parent
 VAL_FRACTION = 0.2
 
 
@@ -32,14 +33,20 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class StudyData:
-    """height, width: of the input of every detector, in pixels; that of most of the photographs' shape."""
+    """configuration: of the trainings, whose `data` is filled in. height, width: of the input of every detector, in pixels;
+    that of most of the photographs' shape."""
 
     name: str
+    configuration: Path
     height: int
     width: int
     train: Split
     val: Split
     test: Split
+
+    def split(self, name: str) -> Split:
+        """By its name: train, val or test."""
+        return {"train": self.train, "val": self.val, "test": self.test}[name]
 
 
 def datasets(root: Path, folder: Path) -> dict[str, StudyData]:
@@ -51,8 +58,8 @@ def datasets(root: Path, folder: Path) -> dict[str, StudyData]:
     cards = published(root / "cards", "train")
     train, val = carve(cards, folder / "cards")
     return {
-        "bccd": StudyData("bccd", 192, 256, **bccd),
-        "cards": StudyData("cards", 256, 192, train=train, val=val, test=published(root / "cards", "val")),
+        "bccd": StudyData("bccd", HERE / "study_bccd.yaml", 192, 256, **bccd),
+        "cards": StudyData("cards", HERE / "study_cards.yaml", 256, 192, train, val, published(root / "cards", "val")),
     }
 
 

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from frs.distill.scores import feature_richness
 from frs.distributed import normaliser
 
+ClassLoss = Literal["bce", "quality_focal"]
 EPSILON = 1e-12
 """Keeps a level on which the score is 0 everywhere from dividing by nothing."""
 
@@ -32,9 +35,10 @@ class FRSLoss:
 
 
 @torch.no_grad()
-def feature_richness(class_logits: Tensor) -> Tensor:
-    """The score S of one level: (B, A*K, H, W) logits -> (B, H, W) float32 in 0..1, without gradient."""
-    return class_logits.float().amax(dim=1).sigmoid()
+def standardised(features: Tensor) -> Tensor:
+    """(B, C, H, W) -> the same in float32, each channel with zero mean and unit variance over B, H and W; without gradient."""
+    variance, mean = torch.var_mean(features.float(), dim=(0, 2, 3), correction=0, keepdim=True)
+    return (features.float() - mean) * (variance + EPSILON).rsqrt()
 
 
 def frs_loss(
@@ -43,13 +47,16 @@ def frs_loss(
     student_logits: Sequence[Tensor],
     teacher_logits: Sequence[Tensor],
     richness: Sequence[Tensor] | None = None,
+    *,
+    class_loss: ClassLoss = "bce",
 ) -> FRSLoss:
     """The two terms over all levels, in float32 whatever autocast says.
 
     adapted_features, teacher_features: (B, C, H, W) a level; student_logits, teacher_logits: (B, A*K, H, W) a level.
-    richness: (B, H, W) a level, in place of the teacher's score, for ablations. No gradient reaches the teacher. Of several
-    ranks each has the part of its own images, normalised so that their mean is the loss of the whole batch; every rank must
-    call it. Raises ValueError when the sides differ in levels or shapes.
+    richness: (B, H, W) a level, in place of the teacher's score. class_loss "quality_focal": the cross-entropy of each score is
+    weighted by the squared distance to the teacher's (Li et al. 2020). No gradient reaches the teacher. Of several ranks each
+    has the part of its own images, normalised so that their mean is the loss of the whole batch; every rank must call it.
+    Raises ValueError when the sides differ in levels or shapes.
     """
     if richness is None:
         richness = [feature_richness(logits) for logits in teacher_logits]
@@ -64,9 +71,11 @@ def frs_loss(
         ):
             distance = (theirs.detach().float() - ours.float()).square().sum(dim=1)  # (B, H, W)
             soft = teacher.detach().float().sigmoid()
-            entropy = binary_cross_entropy_with_logits(student.float(), soft, reduction="none").sum(dim=1)
+            entropy = binary_cross_entropy_with_logits(student.float(), soft, reduction="none")
+            if class_loss == "quality_focal":
+                entropy = entropy * (soft - student.float().sigmoid()).square()
             features = features + (score * distance).sum() / mass
-            classes = classes + (score * entropy).sum() / mass
+            classes = classes + (score * entropy.sum(dim=1)).sum() / mass
     return FRSLoss(features, classes)
 
 

@@ -10,21 +10,28 @@ from torch import Tensor
 
 from frs.detectors import Detector, Targets
 from frs.distill.adapters import Adapters
-from frs.distill.loss import frs_loss
+from frs.distill.loss import ClassLoss, frs_loss, standardised
+from frs.distill.scores import Score, everywhere, feature_richness, inside_boxes
 from frs.distributed import averaged
 from frs.training.objective import Objective, Terms
 
 
 @dataclass(frozen=True)
 class DistillationWeights:
-    """alpha, beta: numbers, or "auto": measured over `auto_steps` steps so that each term starts at `share` times
-    the detection loss, then frozen. warmup_steps: over which w rises from 0 to 1."""
+    """alpha, beta: numbers, or "auto": measured over `auto_steps` steps so that the terms start at `feature_share` and
+    `class_share` times the detection loss, then frozen. warmup_steps: over which w rises from 0 to 1. score: how much a place
+    weighs, to the power of `score_power`. normalize: the teacher's features are standardised. class_loss: as `frs_loss`."""
 
     alpha: float | Literal["auto"] = "auto"
     beta: float | Literal["auto"] = "auto"
-    share: float = 1.0
+    feature_share: float = 1.0
+    class_share: float = 1.0
     auto_steps: int = 20
     warmup_steps: int = 500
+    score: Score = "richness"
+    score_power: float = 1.0
+    normalize: bool = False
+    class_loss: ClassLoss = "bce"
 
 
 class DistillationObjective(Objective):
@@ -65,7 +72,16 @@ class DistillationObjective(Objective):
         parts = student.loss(features, outputs, targets)
         detection = torch.stack(list(parts.values())).sum()
         teacher_features, teacher_logits = self._ask_teacher(images, targets.sizes)
-        distilled = frs_loss(self.adapters(features), teacher_features, outputs.class_logits, teacher_logits)
+        if self.settings.normalize:
+            teacher_features = [standardised(level) for level in teacher_features]
+        distilled = frs_loss(
+            self.adapters(features),
+            teacher_features,
+            outputs.class_logits,
+            teacher_logits,
+            self._scores(teacher_logits, targets),
+            class_loss=self.settings.class_loss,
+        )
         parts = {**parts, "frs_features": distilled.features, "frs_classes": distilled.classes}
         if not self._settled(step, detection, distilled.features, distilled.classes):
             return Terms(detection, parts)
@@ -79,6 +95,15 @@ class DistillationObjective(Objective):
         features = teacher.features(teacher.normalize(images, sizes))
         return features, teacher.class_logits(features)
 
+    def _scores(self, teacher_logits: list[Tensor], targets: Targets) -> list[Tensor]:
+        """(B, H, W) a level."""
+        if self.settings.score == "everywhere":
+            return [everywhere(level) for level in teacher_logits]
+        if self.settings.score == "boxes":
+            strides = self.detector.spec.strides
+            return [inside_boxes(level, targets, stride) for level, stride in zip(teacher_logits, strides, strict=True)]
+        return [feature_richness(level) ** self.settings.score_power for level in teacher_logits]
+
     @torch.no_grad()
     def _settled(self, step: int, detection: Tensor, features: Tensor, classes: Tensor) -> bool:
         """Whether the weights stand; while `auto` measures, the student learns from the boxes alone."""
@@ -87,6 +112,7 @@ class DistillationObjective(Objective):
         if step < self.settings.auto_steps:
             self.sums += averaged(torch.stack([detection, features, classes]).double())
             return False
-        measured = self.settings.share * self.sums[0] / self.sums[1:].clamp(min=1e-12)
+        shares = self.sums.new_tensor([self.settings.feature_share, self.settings.class_share])
+        measured = shares * self.sums[0] / self.sums[1:].clamp(min=1e-12)
         self.weights.copy_(torch.where(self.weights.isnan(), measured, self.weights))
         return True

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from frs.distill import Adapters, feature_richness, frs_loss
+from frs.distill import Adapters, frs_loss
 
 Array = npt.NDArray[np.float64]
 SHAPES = [(2, 5, 3, 4), (2, 5, 2, 2)]  # (B, C, H, W) a level
@@ -52,16 +52,6 @@ def by_hand(
         feature_gradients.append(feature_gradient)
         class_gradients.append(class_gradient)
     return features, classes, feature_gradients, class_gradients
-
-
-def test_the_score_is_the_greatest_probability_of_any_anchor_and_class() -> None:
-    logits = torch.zeros(1, 4, 1, 2)
-    logits[0, :, 0, 0] = torch.tensor([-3.0, 2.0, -9.0, 0.5])
-    logits[0, :, 0, 1] = torch.tensor([-1.0, -2.0, -9.0, -4.0])
-    found = feature_richness(logits.requires_grad_(True))
-    assert found.shape == (1, 1, 2)
-    np.testing.assert_allclose(found.numpy(), [[[sigmoid(2.0), sigmoid(-1.0)]]], rtol=1e-6)
-    assert not found.requires_grad
 
 
 def test_both_terms_and_gradients_are_the_formulas() -> None:

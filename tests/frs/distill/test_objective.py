@@ -50,7 +50,7 @@ def test_given_weights_ramp_over_the_warm_up() -> None:
 
 
 def test_auto_starts_each_term_at_its_share_of_the_detection_loss_and_freezes() -> None:
-    objective = make(share=0.5, auto_steps=3, warmup_steps=0).eval()
+    objective = make(feature_share=0.5, class_share=2.0, auto_steps=3, warmup_steps=0).eval()
     images, targets = batch()
     for step in range(3):
         terms = objective(images, targets, step)
@@ -58,8 +58,8 @@ def test_auto_starts_each_term_at_its_share_of_the_detection_loss_and_freezes() 
         assert float(terms.total.detach()) == pytest.approx(detection), "while it measures, only the boxes teach"
         assert math.isnan(objective.alpha)
     terms = objective(images, targets, 3)
-    for weight, name in ((objective.alpha, "frs_features"), (objective.beta, "frs_classes")):
-        assert weight * float(terms.parts[name].detach()) == pytest.approx(0.5 * detection, rel=1e-4)
+    for share, weight, name in ((0.5, objective.alpha, "frs_features"), (2.0, objective.beta, "frs_classes")):
+        assert weight * float(terms.parts[name].detach()) == pytest.approx(share * detection, rel=1e-4)
     frozen = (objective.alpha, objective.beta)
     with torch.no_grad():
         for parameter in objective.adapters.parameters():
