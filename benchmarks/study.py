@@ -18,6 +18,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -39,6 +40,7 @@ def main() -> None:
     for command in (run, table):
         command.add_argument("study", choices=STUDIES)
     run.add_argument("--dataset", help="this one alone")
+    run.add_argument("--method", action="append", help="this one alone, and the teacher; may be repeated")
     run.add_argument("--runs-dir", type=Path, default=Path("runs"), help="of the trainings and their store")
     run.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="trainings at a time")
     table.add_argument("--split", help="the study's last one if not given")
@@ -53,6 +55,12 @@ def main() -> None:
     if options.dataset is not None and options.dataset not in chosen:
         parser.error(f"--dataset {options.dataset}: expected one of {', '.join(chosen)}")
     wanted = [data for name, data in chosen.items() if options.dataset in (None, name)]
+    names = [method.name for method in study.methods]
+    for name in options.method or ():
+        if name not in names:
+            parser.error(f"--method {name}: expected one of {', '.join(names)}")
+    if options.method:
+        study = replace(study, methods=tuple(each for each in study.methods if each.name in options.method))
     sys.exit(run_study(study, wanted, options.runs_dir, options.jobs))
 
 
@@ -86,7 +94,7 @@ def teachers(study: Study, data: Sequence[StudyData]) -> Iterator[Job]:
 def the_rest(study: Study, data: Sequence[StudyData]) -> Iterator[Job]:
     """Seed by seed, so that an interrupted study has whole ones."""
     methods = [method for method in study.methods if method.as_long_as is None and method is not TEACHER]
-    for seed in range(max(method.seeds for method in methods)):
+    for seed in range(max((method.seeds for method in methods), default=0)):
         yield from missing(
             study, (Job(each, method, seed) for method in methods if seed < method.seeds for each in data)
         )
@@ -100,8 +108,14 @@ def those_that_wait(study: Study, data: Sequence[StudyData]) -> Iterator[Job]:
             continue
         for each in data:
             ours = [row for row in rows if row["dataset"] == each.name]
-            an_epoch = mean(row["seconds"] / row["epochs"] for row in ours if row["method"] == study.reference)
-            epochs = round(mean(row["seconds"] for row in ours if row["method"] == method.as_long_as) / an_epoch)
+            an_epoch = [row["seconds"] / row["epochs"] for row in ours if row["method"] == study.reference]
+            given = [row["seconds"] for row in ours if row["method"] == method.as_long_as]
+            if not an_epoch or not given:
+                print(
+                    f"{each.name}, {method.name}: waits for {study.reference} and {method.as_long_as}", file=sys.stderr
+                )
+                continue
+            epochs = round(mean(given) / mean(an_epoch))
             yield from missing(study, (Job(each, method, seed, epochs) for seed in range(method.seeds)))
 
 
