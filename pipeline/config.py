@@ -109,6 +109,9 @@ class DistillConfig(Section):
     feature_share: float = Field(1.0, gt=0, description="alpha: auto: what that term starts at, in detection losses")
     class_share: float = Field(1.0, gt=0, description="beta: auto: what that term starts at, in detection losses")
     auto_steps: int = Field(20, ge=1, description="auto: steps over which the terms are measured")
+    auto_by: Literal["loss", "gradient"] = Field(
+        "loss", description="auto: whether the terms are measured, or their gradients at the student's pyramid"
+    )
     warmup_steps: int = Field(500, ge=0, description="steps over which w rises from 0 to 1")
     score: Literal["richness", "everywhere", "boxes"] = Field(
         "richness",
@@ -121,6 +124,9 @@ class DistillConfig(Section):
     )
     class_loss: Literal["bce", "quality_focal"] = Field(
         "bce", description="cross-entropy; or that weighted by the squared distance of the scores"
+    )
+    mean_over: Literal["level", "pyramid"] = Field(
+        "level", description="what the score of a place is divided by: all score of its level, or of the pyramid"
     )
 
 

@@ -49,14 +49,16 @@ def frs_loss(
     richness: Sequence[Tensor] | None = None,
     *,
     class_loss: ClassLoss = "bce",
+    mean_over: Literal["level", "pyramid"] = "level",
 ) -> FRSLoss:
     """The two terms over all levels, in float32 whatever autocast says.
 
     adapted_features, teacher_features: (B, C, H, W) a level; student_logits, teacher_logits: (B, A*K, H, W) a level.
     richness: (B, H, W) a level, in place of the teacher's score. class_loss "quality_focal": the cross-entropy of each score is
-    weighted by the squared distance to the teacher's (Li et al. 2020). No gradient reaches the teacher. Of several ranks each
-    has the part of its own images, normalised so that their mean is the loss of the whole batch; every rank must call it.
-    Raises ValueError when the sides differ in levels or shapes.
+    weighted by the squared distance to the teacher's (Li et al. 2020). mean_over "pyramid": all levels are divided by the score
+    of all of them, so that one without a rich place weighs little. No gradient reaches the teacher. Of several ranks each has
+    the part of its own images, normalised so that their mean is the loss of the whole batch; every rank must call it. Raises
+    ValueError when the sides differ in levels or shapes.
     """
     if richness is None:
         richness = [feature_richness(logits) for logits in teacher_logits]
@@ -66,6 +68,8 @@ def frs_loss(
     with torch.autocast(adapted_features[0].device.type, enabled=False):
         scores = [score.detach().float() for score in richness]
         masses = normaliser(torch.stack([score.sum() for score in scores]), least=EPSILON)  # of all ranks' images
+        if mean_over == "pyramid":
+            masses = masses.sum().expand_as(masses)
         for ours, theirs, student, teacher, score, mass in zip(
             adapted_features, teacher_features, student_logits, teacher_logits, scores, masses.unbind(), strict=True
         ):

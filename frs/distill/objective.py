@@ -15,11 +15,15 @@ from frs.distill.scores import Score, everywhere, feature_richness, inside_boxes
 from frs.distributed import averaged
 from frs.training.objective import Objective, Terms
 
+_LIFT = 1024.0
+"""Keeps gradients at float16 features from vanishing; of their norms only the ratios count."""
+
 
 @dataclass(frozen=True)
 class DistillationWeights:
     """alpha, beta: numbers, or "auto": measured over `auto_steps` steps so that the terms start at `feature_share` and
-    `class_share` times the detection loss, then frozen. warmup_steps: over which w rises from 0 to 1. score: how much a place
+    `class_share` times the detection loss, or (auto_by "gradient") their gradients at the student's pyramid at as much of the
+    detection loss's, then frozen. warmup_steps: over which w rises from 0 to 1. score: how much a place
     weighs, to the power of `score_power`. normalize: the teacher's features are standardised. class_loss: as `frs_loss`."""
 
     alpha: float | Literal["auto"] = "auto"
@@ -27,11 +31,13 @@ class DistillationWeights:
     feature_share: float = 1.0
     class_share: float = 1.0
     auto_steps: int = 20
+    auto_by: Literal["loss", "gradient"] = "loss"
     warmup_steps: int = 500
     score: Score = "richness"
     score_power: float = 1.0
     normalize: bool = False
     class_loss: ClassLoss = "bce"
+    mean_over: Literal["level", "pyramid"] = "level"
 
 
 class DistillationObjective(Objective):
@@ -81,9 +87,10 @@ class DistillationObjective(Objective):
             teacher_logits,
             self._scores(teacher_logits, targets),
             class_loss=self.settings.class_loss,
+            mean_over=self.settings.mean_over,
         )
         parts = {**parts, "frs_features": distilled.features, "frs_classes": distilled.classes}
-        if not self._settled(step, detection, distilled.features, distilled.classes):
+        if not self._settled(step, features, [detection, distilled.features, distilled.classes]):
             return Terms(detection, parts)
         ramp = min(1.0, step / self.settings.warmup_steps) if self.settings.warmup_steps else 1.0
         total = detection + ramp * (self.alpha * distilled.features + self.beta * distilled.classes)
@@ -104,15 +111,28 @@ class DistillationObjective(Objective):
             return [inside_boxes(level, targets, stride) for level, stride in zip(teacher_logits, strides, strict=True)]
         return [feature_richness(level) ** self.settings.score_power for level in teacher_logits]
 
-    @torch.no_grad()
-    def _settled(self, step: int, detection: Tensor, features: Tensor, classes: Tensor) -> bool:
-        """Whether the weights stand; while `auto` measures, the student learns from the boxes alone."""
+    def _settled(self, step: int, features: list[Tensor], losses: list[Tensor]) -> bool:
+        """Whether the weights stand; while `auto` measures, the student learns from the boxes alone.
+
+        losses: of the detection, the features and the classes.
+        """
         if not bool(self.weights.isnan().any()):
             return True
         if step < self.settings.auto_steps:
-            self.sums += averaged(torch.stack([detection, features, classes]).double())
+            if self.settings.auto_by == "gradient":
+                # The root behind the mean: of several ranks, as of one with all their images.
+                squares = torch.stack([_squared_gradient(loss, features) for loss in losses])
+                self.sums += averaged(squares).sqrt()
+            else:
+                self.sums += averaged(torch.stack(losses)).double()
             return False
         shares = self.sums.new_tensor([self.settings.feature_share, self.settings.class_share])
         measured = shares * self.sums[0] / self.sums[1:].clamp(min=1e-12)
         self.weights.copy_(torch.where(self.weights.isnan(), measured, self.weights))
         return True
+
+
+def _squared_gradient(loss: Tensor, features: list[Tensor]) -> Tensor:
+    """The squared norm, times a constant, of a loss's gradient at all levels: () float64."""
+    gradients = torch.autograd.grad(_LIFT * loss, features, retain_graph=True, allow_unused=True)
+    return torch.stack([each.double().square().sum() for each in gradients if each is not None]).sum()

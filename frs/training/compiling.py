@@ -29,10 +29,13 @@ class Compiled:
         Raises RuntimeMissing when torch cannot compile here, for want of a compiler mostly.
         """
         from torch._dynamo.exc import TorchDynamoException
+        from torch._functorch import config
 
         vars(self.detector).update(self.methods)
         try:
-            yield
+            # A distillation that measures its weights takes several gradients of one forward pass.
+            with config.patch(donated_buffer=False):
+                yield
         except TorchDynamoException as error:
             raise RuntimeMissing(
                 f"train.compile is true, and torch.compile fails here ({str(error).splitlines()[0]}); it needs a C++ compiler "

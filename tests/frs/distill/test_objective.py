@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from frs.detectors import RetinaNet, RetinaNetSpec, Targets, build_detector
+from frs.distill import frs_loss
 from frs.distill.objective import DistillationObjective, DistillationWeights
 
 
@@ -116,3 +117,28 @@ def test_what_lies_beyond_an_image_teaches_nothing() -> None:
     assert losses[0] == losses[1]
     targets.sizes = None
     assert float(make(alpha=1e-3, beta=0.1, warmup_steps=0)(other, targets, 0).total.detach()) != losses[0]
+
+
+def test_auto_by_gradient_starts_each_term_at_its_share_of_the_pull_at_the_pyramid() -> None:
+    objective = make(feature_share=0.5, class_share=2.0, auto_steps=2, auto_by="gradient", warmup_steps=0).eval()
+    images, targets = batch()
+    for step in range(2):
+        total = objective(images, targets, step).total
+    torch.autograd.backward(total)  # what measured has left the graph whole
+    terms = objective(images, targets, 2)
+
+    student, teacher = objective.detector, objective._teacher[0]
+    pyramid = student.features(student.normalize(images, None))
+    outputs = student.head(pyramid)
+    with torch.no_grad():
+        rich = teacher.features(teacher.normalize(images, None))
+    distilled = frs_loss(objective.adapters(pyramid), rich, outputs.class_logits, teacher.class_logits(rich))
+    detection = torch.stack(list(student.loss(pyramid, outputs, targets).values())).sum()
+
+    def pull(loss: torch.Tensor) -> float:
+        gradients = torch.autograd.grad(loss, pyramid, retain_graph=True, allow_unused=True)
+        return math.hypot(*(float(each.norm()) for each in gradients if each is not None))
+
+    assert objective.alpha * pull(distilled.features) == pytest.approx(0.5 * pull(detection), rel=1e-4)
+    assert objective.beta * pull(distilled.classes) == pytest.approx(2.0 * pull(detection), rel=1e-4)
+    assert terms.figures["alpha"] == objective.alpha
