@@ -17,7 +17,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -61,7 +61,11 @@ def main() -> None:
             parser.error(f"--method {name}: expected one of {', '.join(names)}")
     if options.method:
         study = replace(study, methods=tuple(each for each in study.methods if each.name in options.method))
-    sys.exit(run_study(study, wanted, options.runs_dir, options.jobs))
+    try:
+        sys.exit(1 if run_study(study, wanted, options.runs_dir, options.jobs) else 0)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
 
 
 def run_study(study: Study, data: Sequence[StudyData], runs: Path, jobs: int) -> int:
@@ -71,19 +75,38 @@ def run_study(study: Study, data: Sequence[StudyData], runs: Path, jobs: int) ->
     for phase in (teachers, the_rest, those_that_wait):
         # A process for each training: nothing of one is left when the next begins.
         with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
-            running = {pool.submit(make_rows, job, runs, study.splits): job for job in phase(study, data)}
-            for number, each in enumerate(as_completed(running), 1):
-                job = running[each]
-                try:
-                    made = each.result()
-                except (FrsError, PipelineError) as error:
-                    failed += 1
-                    print(f"{job.name}: {error}", file=sys.stderr)
-                    continue
-                append(study, made)
-                figures = ", ".join(f"{row['split']} AP {row['AP']:.2f}" for row in made)
-                print(f"[{number}/{len(running)}] {job.name}: {figures}", flush=True)
+            running = {pool.submit(attempt, job, runs, study.splits): job for job in phase(study, data)}
+            try:
+                failed += gather(study, running)
+            except KeyboardInterrupt:
+                pool.shutdown(cancel_futures=True)
+                raise
     return failed
+
+
+def gather(study: Study, running: dict[Future[list[Row] | str], Job]) -> int:
+    """Write the rows of each training as it ends; how many failed."""
+    failed = 0
+    for number, each in enumerate(as_completed(running), 1):
+        job, made = running[each], each.result()
+        if isinstance(made, str):
+            failed += 1
+            print(f"{job.name}: {made}", file=sys.stderr)
+            continue
+        append(study, made)
+        figures = ", ".join(f"{row['split']} AP {row['AP']:.2f}" for row in made)
+        print(f"[{number}/{len(running)}] {job.name}: {figures}", flush=True)
+    return failed
+
+
+def attempt(job: Job, runs: Path, splits: Sequence[str]) -> list[Row] | str:
+    """The rows, or what is wrong: an exception with a cause does not come through to another process."""
+    try:
+        return make_rows(job, runs, splits)
+    except (FrsError, PipelineError) as error:
+        return str(error)
+    except KeyboardInterrupt:
+        return "interrupted"
 
 
 def teachers(study: Study, data: Sequence[StudyData]) -> Iterator[Job]:

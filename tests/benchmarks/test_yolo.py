@@ -61,7 +61,9 @@ def test_a_data_set_in_its_layout(tmp_path: Path) -> None:
         (tmp_path / image.file_name).write_text(str(image.id))
     write_coco(dataset(images, ["cup", "jug"], tmp_path), tmp_path / "coco.json")
     split = Split(tmp_path / "coco.json", tmp_path)
-    written = write_data(StudyData("set", tmp_path / "unread.yaml", 32, 64, train=split, val=split, test=split), tmp_path / "yolo")
+    written = write_data(
+        StudyData("set", tmp_path / "unread.yaml", 32, 64, train=split, val=split, test=split), tmp_path / "yolo"
+    )
     described = yaml.safe_load(written.read_text())
     assert described["names"] == {0: "cup", 1: "jug"}
     for name in ("train", "val", "test"):
