@@ -111,7 +111,7 @@ def attempt(job: Job, runs: Path, splits: Sequence[str]) -> list[Row] | str:
 
 def teachers(study: Study, data: Sequence[StudyData]) -> Iterator[Job]:
     """Always: a teacher that has its lines may be missing in this machine's store."""
-    return (Job(each, TEACHER, 0) for each in data)
+    return (Job(each, TEACHER, 0) for each in data if any(method.stage != "control" for method in study.methods))
 
 
 def the_rest(study: Study, data: Sequence[StudyData]) -> Iterator[Job]:

@@ -34,9 +34,9 @@ CONTROL = Method("control", "control", 5, "control: the student alone")
 FRS = Method("frs", "student", 5, "FRS")
 
 
-def _schedule(epochs: int, lr: str) -> Method:
-    overrides = (f"student.train.epochs={epochs}", f"student.train.lr={lr}")
-    return Method(f"control-{epochs}-{lr}", "control", 2, f"control, lr {lr}, {epochs} epochs", overrides)
+def _schedule(lr: str, *changes: str, named: str = "", shown: str = "") -> Method:
+    overrides = (f"student.train.lr={lr}", *(f"student.train.{change}" for change in changes))
+    return Method(f"control-{lr}{named}", "control", 2, f"control, lr {lr}{shown}", overrides)
 
 
 def _frs(name: str, shown: str, *overrides: str, seeds: int = 3) -> Method:
@@ -46,10 +46,44 @@ def _frs(name: str, shown: str, *overrides: str, seeds: int = 3) -> Method:
 SCHEDULE = Study(
     "schedule",
     ("val",),
-    "control-32-1.0e-3",
-    (TEACHER, *(_schedule(32, lr) for lr in ("1.0e-3", "2.0e-3", "4.0e-3", "8.0e-3"))),
+    "control-4.0e-3",
+    (
+        *(_schedule(lr) for lr in ("1.0e-3", "2.0e-3", "4.0e-3", "8.0e-3")),
+        _schedule(
+            "4.0e-3", "augment.scale=[0.8, 1.25]", "augment.colour=0.2", named="-mild", shown=", mild augmentation"
+        ),
+    ),
 )
 """The control's, for its own good, before anything is compared with it."""
+
+_SHORT = "student.train.epochs=16"
+
+
+def _choice(name: str, shown: str, *overrides: str, seeds: int = 2) -> Method:
+    return Method(name, "student", seeds, shown, (_SHORT, *(f"distill.{override}" for override in overrides)))
+
+
+CHOICES = Study(
+    "choices",
+    ("val",),
+    "gradient",
+    (
+        TEACHER,
+        Method("control", "control", 3, "control", (_SHORT,)),
+        _choice("gradient", "auto by gradients", "auto_by=gradient", seeds=3),
+        _choice("loss", "auto by losses", seeds=3),
+        _choice("normalize", "features standardised by channel", "auto_by=gradient", "normalize=true", seeds=3),
+        _choice("pyramid", "mean over the pyramid", "auto_by=gradient", "mean_over=pyramid", seeds=3),
+        _choice("both", "both of these", "auto_by=gradient", "normalize=true", "mean_over=pyramid", seeds=3),
+        _choice("shares-3", "shares of 3", "auto_by=gradient", "feature_share=3", "class_share=3"),
+        _choice("power-2", "score squared", "auto_by=gradient", "score_power=2"),
+        _choice("power-half", "root of the score", "auto_by=gradient", "score_power=0.5"),
+        _choice("quality-focal", "quality focal class term", "auto_by=gradient", "class_loss=quality_focal"),
+        _choice("warmup-0", "no warm-up", "auto_by=gradient", "warmup_steps=0"),
+        _choice("warmup-200", "warm-up of 200 steps", "auto_by=gradient", "warmup_steps=200"),
+    ),
+)
+"""Of the distillation, on `val` and a short schedule; the differences are to `gradient`."""
 
 MAIN = Study(
     "main",
@@ -69,4 +103,4 @@ MAIN = Study(
 )
 """What docs/study.md reports; nothing was chosen by its `test`."""
 
-STUDIES = {study.name: study for study in (SCHEDULE, MAIN)}
+STUDIES = {study.name: study for study in (SCHEDULE, CHOICES, MAIN)}
