@@ -63,7 +63,7 @@ class Job:
 
     def config(self, teacher: Path | None = None) -> Config:
         """teacher: the trained one, where it is wanted."""
-        data, section = self.dataset, "teacher" if self.method is TEACHER else "student"
+        data, section = self.dataset, "teacher" if self.method.stage == "teacher" else "student"
         parts = [
             f"{name}: {{annotations: {split.annotations}, images: {split.images}}}"
             for name, split in (("train", data.train), ("val", data.val))
