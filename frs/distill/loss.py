@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from frs.distill.scores import feature_richness
-from frs.distributed import normaliser
+from frs.distributed import averaged, normaliser
 
 ClassLoss = Literal["bce", "quality_focal"]
 EPSILON = 1e-12
@@ -36,9 +36,13 @@ class FRSLoss:
 
 @torch.no_grad()
 def standardised(features: Tensor) -> Tensor:
-    """(B, C, H, W) -> the same in float32, each channel with zero mean and unit variance over B, H and W; without gradient."""
-    variance, mean = torch.var_mean(features.float(), dim=(0, 2, 3), correction=0, keepdim=True)
-    return (features.float() - mean) * (variance + EPSILON).rsqrt()
+    """(B, C, H, W) -> the same in float32, each channel with zero mean and unit variance over B, H and W, of all ranks' images
+    together; without gradient. Every rank must call it. A channel that is the same everywhere becomes 0."""
+    values = features.float()
+    moments = torch.stack([values.mean(dim=(0, 2, 3)), values.square().mean(dim=(0, 2, 3))])
+    mean, square = averaged(moments.double())
+    scale = (square - mean.square()).clamp(min=EPSILON).rsqrt()
+    return (values - mean.float()[:, None, None]) * scale.float()[:, None, None]
 
 
 def frs_loss(
