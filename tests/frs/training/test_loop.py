@@ -11,7 +11,7 @@ from frs.data import CocoDataset
 from frs.data.loader import TrainingLoader
 from frs.data.transforms import Augment
 from frs.detectors import RetinaNetSpec, build_detector
-from frs.training import DetectionObjective, Device, Epoch, Recipe, train
+from frs.training import DetectionObjective, Device, Epoch, Objective, Recipe, train
 from frs.training.optimiser import one_cycle
 
 CPU = Device("cpu", 1, bf16=False)
@@ -73,7 +73,7 @@ def objective(spec: RetinaNetSpec) -> DetectionObjective:
 
 
 def weights_after(
-    made: DetectionObjective,
+    made: Objective,
     data: CocoDataset,
     recipe: Recipe,
     scratch: Path,
