@@ -104,9 +104,8 @@ class DistillationObjective(Objective):
             return True
         if step < self.settings.auto_steps:
             squares = torch.stack([_squared_gradient(loss, features) for loss in losses])
-            self.sums += averaged(
-                squares
-            ).sqrt()  # the root behind the mean: of several ranks, as of one with all their images
+            # The root behind the mean: of several ranks, as of one with all their images.
+            self.sums += averaged(squares).sqrt()
             return False
         measured = self.settings.share * self.sums[0] / self.sums[1:].clamp(min=1e-12)
         self.weights.copy_(torch.where(self.weights.isnan(), measured, self.weights))
