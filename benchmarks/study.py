@@ -118,10 +118,11 @@ def teachers(study: Study, data: Sequence[StudyData]) -> Iterator[Job]:
 
 def the_rest(study: Study, data: Sequence[StudyData]) -> Iterator[Job]:
     """Seed by seed, so that an interrupted study has whole ones."""
-    methods = [method for method in study.methods if method.as_long_as is None and method is not TEACHER]
+    methods = [method for method in study.methods if method.as_long_as is None and method.stage != "teacher"]
     for seed in range(max((method.seeds for method in methods), default=0)):
+        now = [method for method in methods if seed < method.seeds]
         yield from missing(
-            study, (Job(each, method, seed) for method in methods if seed < method.seeds for each in data)
+            study, (Job(each, method, seed) for method in now for each in data if method.on in (None, each.name))
         )
 
 

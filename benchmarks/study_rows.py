@@ -43,7 +43,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """A training: `method` on `dataset` from `seed`; epochs: in place of the configuration's."""
+    """A training: `method` on `dataset` from `seed`; epochs: in place of the method's."""
 
     dataset: StudyData
     method: Method
@@ -58,8 +58,13 @@ class Job:
     @property
     def overrides(self) -> tuple[str, ...]:
         """What the row differs in from the configuration: what `--set` takes."""
-        epochs = () if self.epochs is None else (f"student.train.epochs={self.epochs}",)
-        return (f"seed={self.seed}", *self.method.overrides, *epochs)
+        epochs = self.epochs
+        if epochs is None and self.method.times != 1:
+            epochs = (
+                self.method.times * load_config(self.dataset.configuration, self.method.overrides).student.train.epochs
+            )
+        given = () if epochs is None else (f"student.train.epochs={epochs}",)
+        return (f"seed={self.seed}", *self.method.overrides, *given)
 
     def config(self, teacher: Path | None = None) -> Config:
         """teacher: the trained one, where it is wanted."""

@@ -92,6 +92,9 @@ def test_settings_are_of_what_is_trained_and_of_nothing_else(data: StudyData) ->
     assert Job(data, replace(CONTROL, name="another"), 0).settings == control
     assert Job(data, CONTROL, 1).settings != control
     assert Job(data, CONTROL, 0, epochs=3).settings != control
+    twice = Job(data, Method("twice", "control", 1, "twice", times=2), 0)
+    assert twice.config().student.train.epochs == 4
+    assert twice.settings == Job(data, CONTROL, 0, epochs=4).settings
     taught = Method("x", "control", 1, "x", ("distill.alpha=1.0",))
     assert Job(data, taught, 0).settings == control, "a control is not distilled"
     assert Job(data, replace(taught, stage="student"), 0).settings != Job(data, FRS, 0).settings
