@@ -57,9 +57,7 @@ SCHEDULE = Study(
     "control-4.0e-3",
     (
         *(_schedule(lr) for lr in ("1.0e-3", "2.0e-3", "4.0e-3", "8.0e-3")),
-        _schedule(
-            "4.0e-3", "augment.scale=[0.8, 1.25]", "augment.colour=0.2", named="-mild", shown=", mild augmentation"
-        ),
+        Method("control-4.0e-3-mild", "control", 2, "control, lr 4.0e-3, milder augmentation", _MILD, on="cards"),
     ),
 )
 """The control's, for its own good, before anything is compared with it."""
