@@ -88,7 +88,6 @@ CHOICES = Study(
         _choice("warmup-0", "no warm-up", "auto_by=gradient", "warmup_steps=0"),
         _choice("warmup-200", "warm-up of 200 steps", "auto_by=gradient", "warmup_steps=200"),
     ),
-    commit="155e8ff9f442",
 )
 """Of the distillation, on `val` and a short schedule; the differences are to `gradient`."""
 

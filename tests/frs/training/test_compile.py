@@ -61,7 +61,8 @@ def taught(small: RetinaNetSpec) -> DistillationObjective:
     student = tiny(small).detector
     torch.manual_seed(3)
     teacher = build_detector(replace(small, head_depth=0))
-    return DistillationObjective(student, teacher, DistillationWeights(auto_steps=1, warmup_steps=0))
+    settings = DistillationWeights(auto_steps=1, auto_by="gradient", warmup_steps=0)
+    return DistillationObjective(student, teacher, settings)
 
 
 @pytest.fixture(scope="module")
