@@ -93,7 +93,7 @@ def markdown(rows: Sequence[Row], study: Study, split: str) -> str:
         parts += [
             f"**{dataset}**, {split}, {count} images",
             "",
-            "| | seeds | epochs | minutes | AP | AP50 | to the control |",
+            f"| | seeds | epochs | minutes | AP | AP50 | less `{study.reference}` |",
             "|---|---|---|---|---|---|---|",
         ]
         for line in lines(rows, study, dataset, split):

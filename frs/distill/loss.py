@@ -42,7 +42,8 @@ def standardised(features: Tensor) -> Tensor:
     moments = torch.stack([values.mean(dim=(0, 2, 3)), values.square().mean(dim=(0, 2, 3))])
     mean, square = averaged(moments.double())
     scale = (square - mean.square()).clamp(min=EPSILON).rsqrt()
-    return (values - mean.float()[:, None, None]) * scale.float()[:, None, None]
+    found: Tensor = (values - mean.float()[:, None, None]) * scale.float()[:, None, None]
+    return found
 
 
 def frs_loss(
