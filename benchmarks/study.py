@@ -49,8 +49,6 @@ def main() -> None:
     if options.command == "table":
         print(markdown(read_rows(study), study, options.split or study.splits[-1]))
         return
-    if study.commit is not None:
-        parser.error(f"{study.name} is of options that are no longer there; check out {study.commit} and run it there")
     if "FRS_DATA" not in os.environ:
         parser.error("FRS_DATA is not set; give the folder in which bccd/ and cards/ are")
     chosen = datasets(Path(os.environ["FRS_DATA"]), options.runs_dir / "study_data")
@@ -112,7 +110,7 @@ def attempt(job: Job, runs: Path, splits: Sequence[str]) -> list[Row] | str:
 
 
 def teachers(study: Study, data: Sequence[StudyData]) -> Iterator[Job]:
-    """Always: a teacher that has its lines may be missing in this machine's store."""
+    """Wherever one teaches: one that has its lines may be missing in this machine's store."""
     return (Job(each, TEACHER, 0) for each in data if any(method.stage != "control" for method in study.methods))
 
 
@@ -127,7 +125,7 @@ def the_rest(study: Study, data: Sequence[StudyData]) -> Iterator[Job]:
 
 
 def those_that_wait(study: Study, data: Sequence[StudyData]) -> Iterator[Job]:
-    """For as many epochs as the method that is named took seconds, both without their measurements of AP."""
+    """For as many epochs as last as long as the method that is named took, both with their measurements of AP."""
     rows = read_rows(study)
     for method in study.methods:
         if method.as_long_as is None:

@@ -24,14 +24,12 @@ class Method:
 
 @dataclass(frozen=True)
 class Study:
-    """splits: what is scored. reference: the method that the others are compared with, seed by seed. commit: the last one
-    whose configuration has all that the methods ask for, where that is not this one."""
+    """splits: what is scored. reference: the method that the others are compared with, seed by seed."""
 
     name: str
     splits: tuple[str, ...]
     reference: str
     methods: tuple[Method, ...]
-    commit: str | None = None
 
 
 TEACHER = Method("teacher", "teacher", 1, "teacher")

@@ -6,11 +6,11 @@ teacher and of the trained weights, the commit, the versions and the machine.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from frs.export.torch_predictor import TorchPredictor
 from pipeline import runner
 from pipeline.config import Config
 from pipeline.console import Console
-from pipeline.hashing import canonical
+from pipeline.hashing import sha256_of as hash_of
 from pipeline.loading import load_config
 from pipeline.manifest import commit
 from pipeline.store import Entry
@@ -84,14 +84,13 @@ class Job:
         """Of its line for a split: what is equal need not be made again."""
         return self.dataset.name, self.method.name, self.seed, split, self.settings
 
-    @property
+    @cached_property
     def settings(self) -> str:
         """A hash of all that decides what is trained, but for the code and the machine."""
         config = self.config()
         read = ("input", "seed", "runtime", *SECTIONS[self.method.stage])
         data = [sha256(split.annotations) for split in (self.dataset.train, self.dataset.val)]
-        text = canonical({"data": data, **{key: config.section(key) for key in read}})
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hash_of({"data": data, **{key: config.section(key) for key in read}})
 
 
 def identity(row: Row) -> tuple[str | int, ...]:

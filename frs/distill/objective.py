@@ -23,8 +23,8 @@ _LIFT = 1024.0
 class DistillationWeights:
     """alpha, beta: numbers, or "auto": measured over `auto_steps` steps so that the terms start at `feature_share` and
     `class_share` times the detection loss, or (auto_by "gradient") their gradients at the student's pyramid at as much of the
-    detection loss's, then frozen. warmup_steps: over which w rises from 0 to 1. score: how much a place
-    weighs, to the power of `score_power`. normalize: the teacher's features are standardised. class_loss: as `frs_loss`."""
+    detection loss's, then frozen. warmup_steps: over which w rises from 0 to 1. score: how much a place weighs, to the power of
+    `score_power`. normalize: the teacher's features are standardised. class_loss: as `frs_loss`."""
 
     alpha: float | Literal["auto"] = "auto"
     beta: float | Literal["auto"] = "auto"
@@ -124,7 +124,7 @@ class DistillationObjective(Objective):
                 squares = torch.stack([_squared_gradient(loss, features) for loss in losses])
                 self.sums += averaged(squares).sqrt()
             else:
-                self.sums += averaged(torch.stack(losses)).double()
+                self.sums += averaged(torch.stack(losses).double())
             return False
         shares = self.sums.new_tensor([self.settings.feature_share, self.settings.class_share])
         measured = shares * self.sums[0] / self.sums[1:].clamp(min=1e-12)
