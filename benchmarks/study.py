@@ -49,6 +49,8 @@ def main() -> None:
     if options.command == "table":
         print(markdown(read_rows(study), study, options.split or study.splits[-1]))
         return
+    if study.commit is not None:
+        parser.error(f"{study.name} is of options that are no longer there; check out {study.commit} and run it there")
     if "FRS_DATA" not in os.environ:
         parser.error("FRS_DATA is not set; give the folder in which bccd/ and cards/ are")
     chosen = datasets(Path(os.environ["FRS_DATA"]), options.runs_dir / "study_data")

@@ -24,12 +24,14 @@ class Method:
 
 @dataclass(frozen=True)
 class Study:
-    """splits: what is scored. reference: the method that the others are compared with, seed by seed."""
+    """splits: what is scored. reference: the method that the others are compared with, seed by seed. commit: the last one
+    whose configuration has all that the methods ask for, where that is not this one."""
 
     name: str
     splits: tuple[str, ...]
     reference: str
     methods: tuple[Method, ...]
+    commit: str | None = None
 
 
 TEACHER = Method("teacher", "teacher", 1, "teacher")
@@ -86,6 +88,7 @@ CHOICES = Study(
         _choice("warmup-0", "no warm-up", "auto_by=gradient", "warmup_steps=0"),
         _choice("warmup-200", "warm-up of 200 steps", "auto_by=gradient", "warmup_steps=200"),
     ),
+    commit="955e11d",
 )
 """Of the distillation, on `val` and a short schedule; the differences are to `gradient`."""
 

@@ -29,7 +29,7 @@ def student_stage() -> Stage:
             **TRAINING_OUTPUTS,
         },
         reads=("student", "distill", "input", "seed"),
-        version=2,
+        version=3,
         run=_run_student,
         external=external_files,
         facts=training_facts,

@@ -147,7 +147,7 @@ def _distillation(report: Report) -> str:
         for term, weight in (("features", "alpha"), ("classes", "beta")):
             scaled = [_weight(epoch, weight) * epoch["terms"][f"frs_{term}"] for epoch in history]
             axes.plot(epochs, scaled, _line(history), color=_TERMS[term], label=f"{weight} · w · {term}")
-        axes.set_ylim(bottom=0)
+        axes.set_yscale("log")  # a term that pulls as hard as the boxes may be twenty times as large
         _epochs(axes, report, "part of the student's loss")
 
     return _svg("distillation", "Detection loss and the two weighted FRS terms of the student, epoch by epoch.", draw)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks import study
 from benchmarks.study_data import Split, StudyData
-from benchmarks.study_plan import CONTROL, FRS, MAIN, STUDIES, TEACHER, Method, Study
+from benchmarks.study_plan import CHOICES, CONTROL, FRS, MAIN, STUDIES, TEACHER, Method, Study
 from benchmarks.study_rows import Job
 from benchmarks.study_tables import Difference, lines, markdown
 from frs.edge.files import sha256_of
@@ -111,7 +111,17 @@ def test_a_failed_training_is_told_and_the_others_go_on(
     assert {row["method"] for row in study.read_rows(SMALL)} == {"teacher", "control"}
 
 
-@pytest.mark.parametrize("plan", STUDIES.values(), ids=STUDIES)
+def test_a_study_of_options_that_are_gone_names_the_commit_that_has_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["study", "run", "choices"])
+    with pytest.raises(SystemExit) as caught:
+        study.main()
+    assert caught.value.code == 2
+    assert f"check out {CHOICES.commit} and run it there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("plan", [plan for plan in STUDIES.values() if plan.commit is None], ids=lambda plan: plan.name)
 def test_every_method_is_one_that_the_configuration_allows(plan: Study) -> None:
     folder = Path(study.__file__).parent
     split = Split(Path("a.json"), Path("a"))

@@ -43,7 +43,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def test_a_student_of_two_ranks_is_interrupted_and_goes_on(tmp_path: Path, undisturbed: Undisturbed) -> None:
     folder = copy(undisturbed.folder, tmp_path / "copy")
-    options = ("--until", "student", "--set", "distill.feature_share=0.9", "--set", "student.train.devices=2")
+    options = ("--until", "student", "--set", "distill.share=0.9", "--set", "student.train.devices=2")
     process = start(folder, *options, "--set", "student.train.workers=1")
     wait_for_checkpoint(folder, "student", process)
     os.killpg(process.pid, signal.SIGINT)

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from frs.distill import Adapters, frs_loss
-from frs.distill.loss import standardised
 
 Array = npt.NDArray[np.float64]
 SHAPES = [(2, 5, 3, 4), (2, 5, 2, 2)]  # (B, C, H, W) a level
@@ -144,34 +143,3 @@ def test_one_adapter_a_level_to_the_teachers_channels() -> None:
     assert [tuple(level.shape) for level in adapted] == [(2, 8, 3, 4), (2, 8, 2, 2)]
     assert sum(p.numel() for p in adapters.parameters()) == 2 * (5 * 8 * 9 + 8)
     assert bool((adapted[0] < 0).any()), "no activation behind the convolution"
-
-
-def test_standardised_features_have_zero_mean_and_unit_variance_in_each_channel() -> None:
-    features = torch.tensor(
-        [[[[1.0, 3.0]], [[7.0, 7.0]]], [[[5.0, 7.0]], [[7.0, 7.0]]]]
-    )  # (2, 2, 1, 2); the second is flat
-    found = standardised(features.requires_grad_(True))
-    # Of 1, 3, 5, 7: mean 4, variance 5.
-    expected = np.array([-3, -1, 1, 3]) / 5**0.5
-    np.testing.assert_allclose(found[:, 0].flatten().numpy(), expected, rtol=1e-6)
-    assert found[:, 1].tolist() == [[[0.0, 0.0]]] * 2
-    assert not found.requires_grad
-
-
-def test_a_quality_focal_class_term_by_hand() -> None:
-    # Teacher's scores 1/2 and 3/4, the student's 1/2 and 1/4: only the second differs, by 1/2. S = 3/4, and so is the mass.
-    teacher = torch.tensor([0.0, np.log(3.0)]).float().reshape(1, 2, 1, 1)
-    student = torch.tensor([0.0, -np.log(3.0)]).float().reshape(1, 2, 1, 1)
-    level = torch.zeros(1, 1, 1, 1)
-    loss = frs_loss([level], [level], [student], [teacher], class_loss="quality_focal")
-    assert float(loss.classes) == pytest.approx(0.25 * -(0.75 * np.log(0.25) + 0.25 * np.log(0.75)), rel=1e-6)
-
-
-def test_a_mean_over_the_pyramid_weighs_a_level_by_its_score() -> None:
-    # Two levels of one place: S = 3/4 and 1/4, gaps 2 and 4.
-    theirs = [torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), 4.0)]
-    zeros = [torch.zeros(1, 1, 1, 1)] * 2
-    teacher = [torch.full((1, 1, 1, 1), sign * float(np.log(3.0))) for sign in (1, -1)]
-    loss = frs_loss(zeros, theirs, zeros, teacher, mean_over="pyramid")
-    assert float(loss.features) == pytest.approx(0.75 * 4 + 0.25 * 16)
-    assert float(loss.classes) == pytest.approx(np.log(2.0))

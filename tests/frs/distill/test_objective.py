@@ -8,6 +8,7 @@ import torch
 from frs.detectors import RetinaNet, RetinaNetSpec, Targets, build_detector
 from frs.distill import frs_loss
 from frs.distill.objective import DistillationObjective, DistillationWeights
+from frs.distill.scores import inside_boxes
 
 
 def detector(channels: int, seed: int) -> RetinaNet:
@@ -50,23 +51,64 @@ def test_given_weights_ramp_over_the_warm_up() -> None:
         assert float(terms.total.detach()) == pytest.approx(expected, rel=1e-5)
 
 
-def test_auto_starts_each_term_at_its_share_of_the_detection_loss_and_freezes() -> None:
-    objective = make(feature_share=0.5, class_share=2.0, auto_steps=3, warmup_steps=0).eval()
+def pulls(objective: DistillationObjective, images: torch.Tensor, targets: Targets) -> tuple[float, float, float]:
+    """The norms of the gradients at the student's pyramid: of the detection, of the features, of the classes."""
+    student, teacher = objective.detector, objective._teacher[0]
+    pyramid = student.features(student.normalize(images, None))
+    outputs = student.head(pyramid)
+    with torch.no_grad():
+        rich = teacher.features(teacher.normalize(images, None))
+    distilled = frs_loss(objective.adapters(pyramid), rich, outputs.class_logits, teacher.class_logits(rich))
+    detection = torch.stack(list(student.loss(pyramid, outputs, targets).values())).sum()
+
+    def norm(loss: torch.Tensor) -> float:
+        gradients = torch.autograd.grad(loss, pyramid, retain_graph=True, allow_unused=True)
+        return math.hypot(*(float(each.norm()) for each in gradients if each is not None))
+
+    return norm(detection), norm(distilled.features), norm(distilled.classes)
+
+
+def test_auto_lets_each_term_pull_at_the_pyramid_by_its_share_of_the_detection_loss_and_freezes() -> None:
+    objective = make(share=0.5, auto_steps=2, warmup_steps=0).eval()
     images, targets = batch()
-    for step in range(3):
-        terms = objective(images, targets, step)
+    batches = [(images, targets), (255 - images, targets)]
+    for step, (pixels, boxes) in enumerate(batches):
+        terms = objective(pixels, boxes, step)
         detection = float((terms.parts["classification"] + terms.parts["box"]).detach())
         assert float(terms.total.detach()) == pytest.approx(detection), "while it measures, only the boxes teach"
         assert math.isnan(objective.alpha)
-    terms = objective(images, targets, 3)
-    for share, weight, name in ((0.5, objective.alpha, "frs_features"), (2.0, objective.beta, "frs_classes")):
-        assert weight * float(terms.parts[name].detach()) == pytest.approx(share * detection, rel=1e-4)
+        torch.autograd.backward(terms.total)  # what measured has left the graph whole
+    objective(images, targets, 2)
+    detection, features, classes = (
+        sum(norms) for norms in zip(*(pulls(objective, *each) for each in batches), strict=True)
+    )
+    assert objective.alpha == pytest.approx(0.5 * detection / features, rel=1e-4)
+    assert objective.beta == pytest.approx(0.5 * detection / classes, rel=1e-4)
     frozen = (objective.alpha, objective.beta)
     with torch.no_grad():
         for parameter in objective.adapters.parameters():
             parameter.mul_(10)
-    objective(images, targets, 4)
+    objective(images, targets, 3)
     assert (objective.alpha, objective.beta) == frozen
+
+
+@pytest.mark.parametrize("score", ["richness", "everywhere", "boxes"])
+def test_the_score_that_is_asked_for_weighs_both_terms(score: str) -> None:
+    objective = make(alpha=1.0, beta=1.0, warmup_steps=0, score=score).eval()
+    images, targets = batch()
+    terms = objective(images, targets, 0)
+    student, teacher = objective.detector, objective._teacher[0]
+    pyramid = student.features(student.normalize(images, None))
+    rich = teacher.features(teacher.normalize(images, None))
+    logits = teacher.class_logits(rich)
+    weights = {
+        "richness": [level.amax(1).sigmoid() for level in logits],
+        "everywhere": [torch.ones(2, 8 >> i, 8 >> i) for i in range(3)],
+        "boxes": [inside_boxes(level, targets, 8 << i) for i, level in enumerate(logits)],
+    }[score]
+    expected = frs_loss(objective.adapters(pyramid), rich, student.head(pyramid).class_logits, logits, weights)
+    assert float(terms.parts["frs_features"].detach()) == pytest.approx(float(expected.features.detach()), rel=1e-5)
+    assert float(terms.parts["frs_classes"].detach()) == pytest.approx(float(expected.classes.detach()), rel=1e-5)
 
 
 def test_one_weight_given_and_one_measured() -> None:
@@ -117,28 +159,3 @@ def test_what_lies_beyond_an_image_teaches_nothing() -> None:
     assert losses[0] == losses[1]
     targets.sizes = None
     assert float(make(alpha=1e-3, beta=0.1, warmup_steps=0)(other, targets, 0).total.detach()) != losses[0]
-
-
-def test_auto_by_gradient_starts_each_term_at_its_share_of_the_pull_at_the_pyramid() -> None:
-    objective = make(feature_share=0.5, class_share=2.0, auto_steps=2, auto_by="gradient", warmup_steps=0).eval()
-    images, targets = batch()
-    for step in range(2):
-        total = objective(images, targets, step).total
-    torch.autograd.backward(total)  # what measured has left the graph whole
-    terms = objective(images, targets, 2)
-
-    student, teacher = objective.detector, objective._teacher[0]
-    pyramid = student.features(student.normalize(images, None))
-    outputs = student.head(pyramid)
-    with torch.no_grad():
-        rich = teacher.features(teacher.normalize(images, None))
-    distilled = frs_loss(objective.adapters(pyramid), rich, outputs.class_logits, teacher.class_logits(rich))
-    detection = torch.stack(list(student.loss(pyramid, outputs, targets).values())).sum()
-
-    def pull(loss: torch.Tensor) -> float:
-        gradients = torch.autograd.grad(loss, pyramid, retain_graph=True, allow_unused=True)
-        return math.hypot(*(float(each.norm()) for each in gradients if each is not None))
-
-    assert objective.alpha * pull(distilled.features) == pytest.approx(0.5 * pull(detection), rel=1e-4)
-    assert objective.beta * pull(distilled.classes) == pytest.approx(2.0 * pull(detection), rel=1e-4)
-    assert terms.figures["alpha"] == objective.alpha

@@ -61,8 +61,7 @@ def taught(small: RetinaNetSpec) -> DistillationObjective:
     student = tiny(small).detector
     torch.manual_seed(3)
     teacher = build_detector(replace(small, head_depth=0))
-    settings = DistillationWeights(auto_steps=1, auto_by="gradient", warmup_steps=0)
-    return DistillationObjective(student, teacher, settings)
+    return DistillationObjective(student, teacher, DistillationWeights(auto_steps=1, warmup_steps=0))
 
 
 @pytest.fixture(scope="module")

@@ -49,10 +49,7 @@ def distillation(spec: RetinaNetSpec) -> DistillationObjective:
     teacher = build_detector(replace(spec, fpn_channels=24))
     for detector in (teacher, student):
         nn.init.normal_(detector.get_parameter("class_output.weight"))  # scores that differ from place to place
-    settings = DistillationWeights(
-        auto_steps=2, warmup_steps=2, auto_by="gradient", normalize=True, mean_over="pyramid"
-    )
-    return DistillationObjective(student, teacher, settings)
+    return DistillationObjective(student, teacher, DistillationWeights(auto_steps=2, warmup_steps=2))
 
 
 @dataclass(frozen=True)
