@@ -106,15 +106,27 @@ class DistillConfig(Section):
 
     alpha: Weight | Literal["auto"] = Field("auto", description="weight of the feature term; auto: measured")
     beta: Weight | Literal["auto"] = Field("auto", description="weight of the class term; auto: measured")
-    share: float = Field(
-        1.0, gt=0, description="auto: how hard each term pulls at the student's pyramid at first, in detection losses"
+    feature_share: float = Field(1.0, gt=0, description="alpha: auto: what that term starts at, in detection losses")
+    class_share: float = Field(1.0, gt=0, description="beta: auto: what that term starts at, in detection losses")
+    auto_steps: int = Field(20, ge=1, description="auto: steps over which the terms are measured")
+    auto_by: Literal["loss", "gradient"] = Field(
+        "loss", description="auto: whether the terms are measured, or their gradients at the student's pyramid"
     )
-    auto_steps: int = Field(20, ge=1, description="auto: steps over which that is measured")
     warmup_steps: int = Field(500, ge=0, description="steps over which w rises from 0 to 1")
-    score: Literal["richness", "everywhere", "boxes"] = Field(
+    score: Literal["richness", "spread", "everywhere", "boxes"] = Field(
         "richness",
-        description="how much a place weighs: the teacher's score; 1 everywhere, as whole-feature imitation has it; 1 inside "
-        "annotated boxes and 0 outside, as box-masked imitation has it",
+        description="how much a place weighs: the teacher's score; the same everywhere (whole-feature imitation); 1 inside "
+        "annotated boxes, 0 outside (box-masked imitation)",
+    )
+    score_power: float = Field(1.0, gt=0, description="richness: to the power of this")
+    normalize: bool = Field(
+        False, description="compare with the teacher's features at zero mean and unit variance, by channel"
+    )
+    class_loss: Literal["bce", "quality_focal"] = Field(
+        "bce", description="cross-entropy; or that weighted by the squared distance of the scores"
+    )
+    mean_over: Literal["level", "pyramid"] = Field(
+        "level", description="what the score of a place is divided by: all score of its level, or of the pyramid"
     )
 
 

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from frs.distill.scores import feature_richness
-from frs.distributed import normaliser
+from frs.distributed import averaged, normaliser
 
+ClassLoss = Literal["bce", "quality_focal"]
 EPSILON = 1e-12
 """Keeps a level on which the score is 0 everywhere from dividing by nothing."""
 
@@ -32,18 +34,35 @@ class FRSLoss:
     classes: Tensor
 
 
+@torch.no_grad()
+def standardised(features: Tensor) -> Tensor:
+    """(B, C, H, W) -> the same in float32, each channel with zero mean and unit variance over B, H and W, of all ranks' images
+    together; without gradient. Every rank must call it. A channel that is the same everywhere becomes 0."""
+    values = features.float()
+    moments = torch.stack([values.mean(dim=(0, 2, 3)), values.square().mean(dim=(0, 2, 3))])
+    mean, square = averaged(moments.double())
+    scale = (square - mean.square()).clamp(min=EPSILON).rsqrt()
+    found: Tensor = (values - mean.float()[:, None, None]) * scale.float()[:, None, None]
+    return found
+
+
 def frs_loss(
     adapted_features: Sequence[Tensor],
     teacher_features: Sequence[Tensor],
     student_logits: Sequence[Tensor],
     teacher_logits: Sequence[Tensor],
     richness: Sequence[Tensor] | None = None,
+    *,
+    class_loss: ClassLoss = "bce",
+    mean_over: Literal["level", "pyramid"] = "level",
 ) -> FRSLoss:
     """The two terms over all levels, in float32 whatever autocast says.
 
     adapted_features, teacher_features: (B, C, H, W) a level; student_logits, teacher_logits: (B, A*K, H, W) a level.
-    richness: (B, H, W) a level, in place of the teacher's score. No gradient reaches the teacher. Of several ranks each has the
-    part of its own images, normalised so that their mean is the loss of the whole batch; every rank must call it. Raises
+    richness: (B, H, W) a level, in place of the teacher's score. class_loss "quality_focal": the cross-entropy of each score is
+    weighted by the squared distance to the teacher's (Li et al. 2020). mean_over "pyramid": all levels are divided by the score
+    of all of them, so that one without a rich place weighs little. No gradient reaches the teacher. Of several ranks each has
+    the part of its own images, normalised so that their mean is the loss of the whole batch; every rank must call it. Raises
     ValueError when the sides differ in levels or shapes.
     """
     if richness is None:
@@ -54,14 +73,18 @@ def frs_loss(
     with torch.autocast(adapted_features[0].device.type, enabled=False):
         scores = [score.detach().float() for score in richness]
         masses = normaliser(torch.stack([score.sum() for score in scores]), least=EPSILON)  # of all ranks' images
+        if mean_over == "pyramid":
+            masses = masses.sum().expand_as(masses)
         for ours, theirs, student, teacher, score, mass in zip(
             adapted_features, teacher_features, student_logits, teacher_logits, scores, masses.unbind(), strict=True
         ):
             distance = (theirs.detach().float() - ours.float()).square().sum(dim=1)  # (B, H, W)
             soft = teacher.detach().float().sigmoid()
-            entropy = binary_cross_entropy_with_logits(student.float(), soft, reduction="none").sum(dim=1)
+            entropy = binary_cross_entropy_with_logits(student.float(), soft, reduction="none")
+            if class_loss == "quality_focal":
+                entropy = entropy * (soft - student.float().sigmoid()).square()
             features = features + (score * distance).sum() / mass
-            classes = classes + (score * entropy).sum() / mass
+            classes = classes + (score * entropy.sum(dim=1)).sum() / mass
     return FRSLoss(features, classes)
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from frs.detectors import Detector, Targets
 from frs.distill.adapters import Adapters
-from frs.distill.loss import frs_loss
-from frs.distill.scores import Score, everywhere, feature_richness, inside_boxes
+from frs.distill.loss import ClassLoss, frs_loss, standardised
+from frs.distill.scores import Score, everywhere, feature_richness, inside_boxes, spread
 from frs.distributed import averaged
 from frs.training.objective import Objective, Terms
 
@@ -21,16 +21,23 @@ _LIFT = 1024.0
 
 @dataclass(frozen=True)
 class DistillationWeights:
-    """alpha, beta: numbers, or "auto": measured over `auto_steps` steps so that the gradient of each term at the student's
-    pyramid starts at `share` times the detection loss's, then frozen. warmup_steps: over which w rises from 0 to 1. score: how
-    much a place weighs, as in `frs.distill.scores`."""
+    """alpha, beta: numbers, or "auto": measured over `auto_steps` steps so that the terms start at `feature_share` and
+    `class_share` times the detection loss, or (auto_by "gradient") their gradients at the student's pyramid at as much of the
+    detection loss's, then frozen. warmup_steps: over which w rises from 0 to 1. score: how much a place weighs, to the power of
+    `score_power`. normalize: the teacher's features are standardised. class_loss: as `frs_loss`."""
 
     alpha: float | Literal["auto"] = "auto"
     beta: float | Literal["auto"] = "auto"
-    share: float = 1.0
+    feature_share: float = 1.0
+    class_share: float = 1.0
     auto_steps: int = 20
+    auto_by: Literal["loss", "gradient"] = "loss"
     warmup_steps: int = 500
     score: Score = "richness"
+    score_power: float = 1.0
+    normalize: bool = False
+    class_loss: ClassLoss = "bce"
+    mean_over: Literal["level", "pyramid"] = "level"
 
 
 class DistillationObjective(Objective):
@@ -71,8 +78,17 @@ class DistillationObjective(Objective):
         parts = student.loss(features, outputs, targets)
         detection = torch.stack(list(parts.values())).sum()
         teacher_features, teacher_logits = self._ask_teacher(images, targets.sizes)
-        scores = self._scores(teacher_logits, targets)
-        distilled = frs_loss(self.adapters(features), teacher_features, outputs.class_logits, teacher_logits, scores)
+        if self.settings.normalize:
+            teacher_features = [standardised(level) for level in teacher_features]
+        distilled = frs_loss(
+            self.adapters(features),
+            teacher_features,
+            outputs.class_logits,
+            teacher_logits,
+            self._scores(teacher_logits, targets),
+            class_loss=self.settings.class_loss,
+            mean_over=self.settings.mean_over,
+        )
         parts = {**parts, "frs_features": distilled.features, "frs_classes": distilled.classes}
         if not self._settled(step, features, [detection, distilled.features, distilled.classes]):
             return Terms(detection, parts)
@@ -93,7 +109,10 @@ class DistillationObjective(Objective):
         if self.settings.score == "boxes":
             strides = self.detector.spec.strides
             return [inside_boxes(level, targets, stride) for level, stride in zip(teacher_logits, strides, strict=True)]
-        return [feature_richness(level) for level in teacher_logits]
+        scores = [feature_richness(level) for level in teacher_logits]
+        if self.settings.score == "spread":
+            scores = spread(scores)
+        return [score**self.settings.score_power for score in scores]
 
     def _settled(self, step: int, features: list[Tensor], losses: list[Tensor]) -> bool:
         """Whether the weights stand; while `auto` measures, the student learns from the boxes alone.
@@ -103,11 +122,15 @@ class DistillationObjective(Objective):
         if not bool(self.weights.isnan().any()):
             return True
         if step < self.settings.auto_steps:
-            squares = torch.stack([_squared_gradient(loss, features) for loss in losses])
-            # The root behind the mean: of several ranks, as of one with all their images.
-            self.sums += averaged(squares).sqrt()
+            if self.settings.auto_by == "gradient":
+                # The root behind the mean: of several ranks, as of one with all their images.
+                squares = torch.stack([_squared_gradient(loss, features) for loss in losses])
+                self.sums += averaged(squares).sqrt()
+            else:
+                self.sums += averaged(torch.stack(losses).double())
             return False
-        measured = self.settings.share * self.sums[0] / self.sums[1:].clamp(min=1e-12)
+        shares = self.sums.new_tensor([self.settings.feature_share, self.settings.class_share])
+        measured = shares * self.sums[0] / self.sums[1:].clamp(min=1e-12)
         self.weights.copy_(torch.where(self.weights.isnan(), measured, self.weights))
         return True
 

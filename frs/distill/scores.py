@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d, interpolate, max_pool2d
 
 from frs.detectors import Targets
 
-Score = Literal["richness", "everywhere", "boxes"]
+Score = Literal["richness", "spread", "everywhere", "boxes"]
+REACH = 2
+"""Strides from the middle of an object to its edge: those of a level are four to eight strides wide."""
 
 
 @torch.no_grad()
 def feature_richness(class_logits: Tensor) -> Tensor:
     """The score S of one level: (B, A*K, H, W) logits -> (B, H, W) float32 in 0..1, without gradient."""
     return class_logits.float().amax(dim=1).sigmoid()
+
+
+@torch.no_grad()
+def spread(scores: Sequence[Tensor]) -> list[Tensor]:
+    """Each score over the area that its anchors cover, at all levels: the greatest of all scores of all levels whose object may
+    reach the place. scores: (B, H, W) a level, the finest first, each half as large as the one before."""
+    finest = scores[0].shape[-2:]
+    covered = [
+        interpolate(max_pool2d(score[:, None], 2 * REACH + 1, stride=1, padding=REACH), finest) for score in scores
+    ]
+    whole = torch.stack(covered).amax(dim=0)  # (B, 1, H, W)
+    return [adaptive_max_pool2d(whole, score.shape[-2:])[:, 0] for score in scores]
 
 
 def everywhere(class_logits: Tensor) -> Tensor:
