@@ -81,6 +81,10 @@ CHOICES = Study(
         _choice("normalize", "features standardised by channel", "auto_by=gradient", "normalize=true", seeds=3),
         _choice("pyramid", "mean over the pyramid", "auto_by=gradient", "mean_over=pyramid", seeds=3),
         _choice("both", "both of these", "auto_by=gradient", "normalize=true", "mean_over=pyramid", seeds=3),
+        _choice("boxes", "the score 1 in boxes, 0 outside", "auto_by=gradient", "score=boxes"),
+        _choice("everywhere", "the score 1 everywhere", "auto_by=gradient", "score=everywhere"),
+        _choice("spread", "the score over the area of its anchors, at all levels", "auto_by=gradient", "score=spread"),
+        _choice("spread-2", "the square of that", "auto_by=gradient", "score=spread", "score_power=2"),
         _choice("shares-3", "shares of 3", "auto_by=gradient", "feature_share=3", "class_share=3"),
         _choice("power-2", "score squared", "auto_by=gradient", "score_power=2"),
         _choice("power-half", "root of the score", "auto_by=gradient", "score_power=0.5"),
@@ -88,7 +92,7 @@ CHOICES = Study(
         _choice("warmup-0", "no warm-up", "auto_by=gradient", "warmup_steps=0"),
         _choice("warmup-200", "warm-up of 200 steps", "auto_by=gradient", "warmup_steps=200"),
     ),
-    commit="955e11d",
+    commit="3f96d7c",
 )
 """Of the distillation, on `val` and a short schedule; the differences are to `gradient`."""
 
