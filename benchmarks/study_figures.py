@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.study import read_rows
-from benchmarks.study_plan import STUDIES, Study
+from benchmarks.study_plan import MAIN, STUDIES, Study
 from benchmarks.study_tables import lines
 
 STYLE: dict[Any, Any] = {
@@ -32,6 +32,7 @@ CURVES = {
     "everywhere": ("#b45309", "-."),
     "boxes": ("#7c3aed", ":"),
 }
+NAMES = {method.name: method.shown.split(":")[0] for method in MAIN.methods}
 INK, MUTED = "#334155", "#94a3b8"
 
 
@@ -44,14 +45,16 @@ def main() -> None:
     rows = read_rows(study)
     if not rows:
         parser.error(f"benchmarks/results/{study.name}.jsonl has no rows: python -m benchmarks.study run {study.name}")
-    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    datasets = sorted({row["dataset"] for row in rows})
     with matplotlib.rc_context(STYLE):
-        for name, draw, height in (("gain", gains, 3.6), ("curves", curves, 3.0)):
+        for name, draw, height in (("gain", gains, 3.6), ("curves", curves, 3.4)):
             figure = Figure(figsize=(9.6, height))
             axes = figure.subplots(1, len(datasets), squeeze=False)[0]
             for each, dataset in zip(axes, datasets, strict=True):
                 draw(each, rows, study, dataset)
                 each.set_title(dataset, loc="left", fontweight="bold")
+            handles, labels = axes[0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower center", ncols=len(labels) or 1, frameon=False)
             figure.savefig(options.folder / f"study-{name}.svg", metadata={"Date": None})
 
 
@@ -69,6 +72,9 @@ def gains(axes: Axes, rows: Sequence[dict[str, Any]], study: Study, dataset: str
         seeds = [score - control[seed] for seed, score in line.scores.items() if seed in control]
         axes.plot(seeds, [place] * len(seeds), "o", color=colour, markersize=3, alpha=0.6)
         axes.plot(line.difference.mean, place, "D", color=colour, markersize=6)
+    for marker, size, label in (("o", 3, "a seed"), ("D", 6, "their mean"), ("|", 0, "95% interval of the mean")):
+        bar = {"linewidth": 5, "alpha": 0.3} if marker == "|" else {"linewidth": 0}
+        axes.plot([], [], marker, color=INK, markersize=size, linestyle="-", label=label, **bar)
     axes.set_yticks(range(len(compared)), [line.shown.split(":")[0] for line in reversed(compared)])
     axes.set_xlabel("AP of the method less AP of the control")
     axes.grid(axis="x", color="#e2e8f0", linewidth=0.6)
@@ -82,7 +88,7 @@ def curves(axes: Axes, rows: Sequence[dict[str, Any]], study: Study, dataset: st
             continue
         epochs = [epoch for epoch, _ in found[0]]
         scores = [[dict(curve)[epoch] for curve in map(pairs, found)] for epoch in epochs]
-        axes.plot(epochs, [mean(each) for each in scores], dashes, color=colour, label=method)
+        axes.plot(epochs, [mean(each) for each in scores], dashes, color=colour, label=NAMES[method])
         axes.fill_between(epochs, list(map(min, scores)), list(map(max, scores)), color=colour, alpha=0.15, linewidth=0)
     (teacher,) = {row["AP"] for row in of(rows, dataset, "teacher", "val")} or {None}
     if teacher is not None:
@@ -90,7 +96,6 @@ def curves(axes: Axes, rows: Sequence[dict[str, Any]], study: Study, dataset: st
     axes.set_ylim(bottom=0)
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation AP")
-    axes.legend(frameon=False, loc="lower right")
 
 
 def of(rows: Sequence[dict[str, Any]], dataset: str, method: str, split: str) -> list[dict[str, Any]]:

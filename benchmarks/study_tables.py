@@ -89,7 +89,7 @@ def markdown(rows: Sequence[Row], study: Study, split: str) -> str:
     """A table for each data set."""
     parts = []
     images = {row["dataset"]: row["images"] for row in rows if row["split"] == split}
-    for dataset, count in images.items():
+    for dataset, count in sorted(images.items()):
         parts += [
             f"**{dataset}**, {split}, {count} images",
             "",
