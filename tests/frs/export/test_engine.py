@@ -23,7 +23,7 @@ from frs.export.onnx import export_onnx, read_metadata
 from frs.export.quantize import calibrate, quantize
 from tests.frs.edge.stand_in import Behaviour, Cuda, install
 from tests.frs.edge.test_sidecar import GOOD
-from tests.frs.edge.test_trt import plan_of
+from tests.frs.edge.trt_lab import plan_of
 from tests.frs.export.lab import busy_detector, pictures
 
 
