@@ -1,7 +1,7 @@
 """Does distillation pay? Trains what docs/study.md reports, on real data, and prints its tables.
 
     FRS_DATA=... python -m benchmarks.study run main [--dataset bccd] [--jobs 2] [--runs-dir runs]
-    python -m benchmarks.study table main [--split test]
+    python -m benchmarks.study table main [--split test] [--parts]
 
 `run` trains what benchmarks/results/<study>.jsonl has no line for yet, by the pipeline's own stages: a teacher for each data
 set, once, then every method from every seed, `--jobs` at a time with one thread each. It may be interrupted at any time; the
@@ -25,7 +25,7 @@ from statistics import mean
 from benchmarks.study_data import StudyData, datasets
 from benchmarks.study_plan import STUDIES, TEACHER, Study
 from benchmarks.study_rows import Job, Row, identity, make_rows
-from benchmarks.study_tables import markdown
+from benchmarks.study_tables import markdown, markdown_parts
 from frs.errors import FrsError
 from pipeline.errors import PipelineError
 
@@ -44,10 +44,13 @@ def main() -> None:
     run.add_argument("--runs-dir", type=Path, default=Path("runs"), help="of the trainings and their store")
     run.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="trainings at a time")
     table.add_argument("--split", help="the study's last one if not given")
+    table.add_argument("--parts", action="store_true", help="AP by size and by class instead")
     options = parser.parse_args()
     study = STUDIES[options.study]
     if options.command == "table":
-        print(markdown(read_rows(study), study, options.split or study.splits[-1]))
+        print(
+            (markdown_parts if options.parts else markdown)(read_rows(study), study, options.split or study.splits[-1])
+        )
         return
     if study.commit is not None:
         parser.error(f"{study.name} is of options that are no longer there; check out {study.commit} and run it there")

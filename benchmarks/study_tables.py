@@ -85,6 +85,27 @@ def lines(rows: Iterable[Row], study: Study, dataset: str, split: str) -> list[L
     return made
 
 
+def markdown_parts(rows: Sequence[Row], study: Study, split: str) -> str:
+    """AP by the objects' size and by class, the mean of the seeds; a table for each data set. Empty where none is so large."""
+    parts = []
+    for dataset in sorted({row["dataset"] for row in rows if row["split"] == split}):
+        found = [row for row in rows if (row["dataset"], row["split"]) == (dataset, split)]
+        classes = list(found[0]["per_class"])
+        columns = ["small", "medium", "large", *(name.replace("|", "\\|") for name in classes)]
+        parts += [f"**{dataset}**, {split}", "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+        for method in study.methods:
+            its = [row for row in found if row["method"] == method.name]
+            if its:
+                each = [
+                    [row[key] for key in ("APs", "APm", "APl")] + [row["per_class"][name] for name in classes]
+                    for row in its
+                ]
+                cells = ["" if None in column else f"{mean(column):.1f}" for column in zip(*each, strict=True)]
+                parts.append(f"| {method.shown} | {' | '.join(cells)} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
 def markdown(rows: Sequence[Row], study: Study, split: str) -> str:
     """A table for each data set."""
     parts = []

@@ -15,7 +15,7 @@ from benchmarks import study
 from benchmarks.study_data import Split, StudyData
 from benchmarks.study_plan import CHOICES, CONTROL, FRS, MAIN, STUDIES, TEACHER, Method, Study
 from benchmarks.study_rows import Job
-from benchmarks.study_tables import Difference, lines, markdown
+from benchmarks.study_tables import Difference, lines, markdown, markdown_parts
 from frs.edge.files import sha256_of
 from tests.frs.training.conftest import draw_rectangles
 
@@ -168,3 +168,17 @@ def test_a_method_is_compared_seed_by_seed_with_the_reference() -> None:
     table = markdown(rows, MAIN, "test")
     assert "| FRS | 2 | 4 | 1.5 | 39.0 ± 5.7 | 78.0 | +4.0 [-8.7, +16.7] |" in table
     assert "**set**, test, 9 images" in table
+
+
+def test_the_parts_are_means_over_the_seeds_and_what_is_in_no_seed_is_empty() -> None:
+    def with_parts(seed: int, small: float | None, medium: float, red: float) -> dict[str, Any]:
+        return {**row("frs", seed, 40.0), "APs": small, "APm": medium, "APl": 50.0, "per_class": {"red|green": red}}
+
+    table = markdown_parts([with_parts(0, None, 20.0, 10.0), with_parts(1, None, 30.0, 40.0)], MAIN, "test")
+    assert table.splitlines() == [
+        "**set**, test",
+        "",
+        "| | small | medium | large | red\\|green |",
+        "|---|---|---|---|---|",
+        "| FRS |  | 25.0 | 50.0 | 25.0 |",
+    ]
