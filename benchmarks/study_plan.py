@@ -36,6 +36,7 @@ class Study:
 
 TEACHER = Method("teacher", "teacher", 1, "teacher")
 CONTROL = Method("control", "control", 5, "control: the student alone")
+CONTROL_TWICE = Method("control-twice", "control", 3, "control, twice the epochs", times=2)
 FRS = Method("frs", "student", 5, "FRS")
 
 
@@ -109,10 +110,18 @@ MAIN = Study(
         _frs("frs-features", "FRS, features only", "beta=0"),
         _frs("frs-classes", "FRS, classes only", "alpha=0"),
         Method("control-mild", "control", 3, "control, milder augmentation", _MILD, on="cards"),
-        Method("control-twice", "control", 3, "control, twice the epochs", times=2),
+        CONTROL_TWICE,
         Method("control-as-long", "control", 3, "control, for the time that FRS took", as_long_as="frs"),
     ),
 )
 """What docs/study.md reports; nothing was chosen by its `test`."""
 
-STUDIES = {study.name: study for study in (SCHEDULE, CHOICES, MAIN)}
+LONG = Study(
+    "long",
+    ("val", "test"),
+    CONTROL_TWICE.name,
+    (TEACHER, CONTROL_TWICE, Method("frs-twice", "student", 3, "FRS, twice the epochs", times=2)),
+)
+"""Whether FRS still gains when the control is given twice the time; the controls are those of `main`."""
+
+STUDIES = {study.name: study for study in (SCHEDULE, CHOICES, MAIN, LONG)}
