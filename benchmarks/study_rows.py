@@ -27,9 +27,10 @@ from frs.export.torch_predictor import TorchPredictor
 from pipeline import runner
 from pipeline.config import Config
 from pipeline.console import Console
+from pipeline.errors import StageError
 from pipeline.hashing import sha256_of as hash_of
 from pipeline.loading import load_config
-from pipeline.manifest import commit
+from pipeline.manifest import Manifest, commit
 from pipeline.store import Entry
 from stages import graph
 
@@ -99,10 +100,14 @@ def identity(row: Row) -> tuple[str | int, ...]:
 
 
 def make_rows(job: Job, runs: Path, splits: Sequence[str]) -> list[Row]:
-    """Train what is not trained yet, which may go on from an interrupted attempt, and score it."""
+    """Train what is not trained yet, which may go on from an interrupted attempt, and score it. A student's teacher must be
+    trained already: two students that begin at once would both want to bring it up to date."""
     teacher = None
     if job.method.stage == "student":
-        teacher = _train(Job(job.dataset, TEACHER, 0), runs, None).path("weights")
+        taught = Manifest.load(runs / Job(job.dataset, TEACHER, 0).name)
+        if taught is None:
+            raise StageError(f"{job.name} has no teacher yet; train it first, as `run_study` does.")
+        teacher = taught.stages["teacher"].entry.path("weights")
     entry = _train(job, runs, teacher)
     history = json.loads(entry.path("history").read_text(encoding="utf-8"))
     common: Row = {
