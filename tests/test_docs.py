@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.study import read_rows
+from benchmarks.study_plan import STUDIES
+from benchmarks.study_tables import markdown, markdown_parts
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -17,6 +21,16 @@ def test_the_methods_excerpts_are_the_code() -> None:
     assert len(excerpts) == 8
     for excerpt in excerpts:
         assert excerpt in code
+
+
+def test_the_studys_tables_are_its_rows() -> None:
+    page = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    tables = re.findall(r"<!-- table (\w+)( --parts)? -->\n(.*?)\n<!-- end -->", page, flags=re.DOTALL)
+    assert tables
+    for name, parts, text in tables:
+        plan = STUDIES[name]
+        table = (markdown_parts if parts else markdown)(read_rows(plan), plan, plan.splits[-1])
+        assert text == table.strip(), f"python -m benchmarks.study table {name}{parts}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
