@@ -48,9 +48,8 @@ def main() -> None:
     options = parser.parse_args()
     study = STUDIES[options.study]
     if options.command == "table":
-        print(
-            (markdown_parts if options.parts else markdown)(read_rows(study), study, options.split or study.splits[-1])
-        )
+        tables = markdown_parts if options.parts else markdown
+        print(tables(read_rows(study), study, options.split or study.splits[-1]))
         return
     if study.commit is not None:
         parser.error(f"{study.name} is of options that are no longer there; check out {study.commit} and run it there")

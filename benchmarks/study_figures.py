@@ -72,9 +72,9 @@ def gains(axes: Axes, rows: Sequence[dict[str, Any]], study: Study, dataset: str
         seeds = [score - control[seed] for seed, score in line.scores.items() if seed in control]
         axes.plot(seeds, [place] * len(seeds), "o", color=colour, markersize=3, alpha=0.6)
         axes.plot(line.difference.mean, place, "D", color=colour, markersize=6)
-    for marker, size, label in (("o", 3, "a seed"), ("D", 6, "their mean"), ("|", 0, "95% interval of the mean")):
-        bar = {"linewidth": 5, "alpha": 0.3} if marker == "|" else {"linewidth": 0}
-        axes.plot([], [], marker, color=INK, markersize=size, linestyle="-", label=label, **bar)
+    axes.plot([], [], "o", color=INK, markersize=3, label="a seed")
+    axes.plot([], [], "D", color=INK, markersize=6, label="their mean")
+    axes.plot([], [], color=INK, linewidth=5, alpha=0.3, label="95% interval of the mean")
     axes.set_yticks(range(len(compared)), [line.shown.split(":")[0] for line in reversed(compared)])
     axes.set_xlabel("AP of the method less AP of the control")
     axes.grid(axis="x", color="#e2e8f0", linewidth=0.6)

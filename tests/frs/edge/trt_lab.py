@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 
 from frs.edge.predictor import Detections
-from frs.edge.sidecar import Sidecar, sidecar_path
+from frs.edge.sidecar import sidecar_path
+from tests.frs.edge.test_sidecar import GOOD
 from tests.frs.export.lab import pictures
 
 IMAGES = pictures(4, 64, 96)
@@ -25,21 +26,12 @@ def plan_of(onnx_file: Path, folder: Path, **changes: Any) -> Path:
     plan = folder / f"{onnx_file.stem}.plan"
     data = onnx_file.read_bytes()
     plan.write_bytes(data)
-    sidecar = Sidecar(
-        builder="tensorrt",
-        version="10.3.0",
-        target="sm_87",
-        gpu="Orin",
-        driver="540.4.0",
+    sidecar = replace(
+        GOOD,
         profile=None,
-        proven="executed",
-        message=None,
-        seconds=1.0,
         size_mb=round(len(data) / 1e6, 3),
         bytes=len(data),
         plan_sha256=hashlib.sha256(data).hexdigest(),
-        onnx_sha256="0" * 64,
-        workspace_mb=64,
         log=[],
         properties={entry.key: entry.value for entry in onnx.load(onnx_file).metadata_props},
     )
