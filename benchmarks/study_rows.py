@@ -23,6 +23,7 @@ from frs.detectors import load_detector
 from frs.edge.files import sha256_of as sha256
 from frs.edge.machine import cpu_model, package_versions
 from frs.evaluation import Accuracy, evaluate, predict_dataset
+from frs.evaluation import Row as Prediction
 from frs.export.torch_predictor import TorchPredictor
 from pipeline import runner
 from pipeline.config import Config
@@ -100,15 +101,8 @@ def identity(row: Row) -> tuple[str | int, ...]:
 
 
 def make_rows(job: Job, runs: Path, splits: Sequence[str]) -> list[Row]:
-    """Train what is not trained yet, which may go on from an interrupted attempt, and score it. A student's teacher must be
-    trained already: two students that begin at once would both want to bring it up to date."""
-    teacher = None
-    if job.method.stage == "student":
-        taught = Manifest.load(runs / Job(job.dataset, TEACHER, 0).name)
-        if taught is None:
-            raise StageError(f"{job.name} has no teacher yet; train it first, as `run_study` does.")
-        teacher = taught.stages["teacher"].entry.path("weights")
-    entry = _train(job, runs, teacher)
+    """Train what is not trained yet, which may go on from an interrupted attempt, and score it."""
+    entry, teacher = trained(job, runs)
     history = json.loads(entry.path("history").read_text(encoding="utf-8"))
     common: Row = {
         "dataset": job.dataset.name,
@@ -135,19 +129,31 @@ def make_rows(job: Job, runs: Path, splits: Sequence[str]) -> list[Row]:
     return [{**common, "split": split, **_score(job, entry, split).to_json()} for split in splits]
 
 
-def _train(job: Job, runs: Path, teacher: Path | None) -> Entry:
+def trained(job: Job, runs: Path) -> tuple[Entry, Path | None]:
+    """What came of the training, and its teacher's weights. A student's teacher must be trained already: two students that
+    begin at once would both want to bring it up to date."""
+    teacher = None
+    if job.method.stage == "student":
+        taught = Manifest.load(runs / Job(job.dataset, TEACHER, 0).name)
+        if taught is None:
+            raise StageError(f"{job.name} has no teacher yet; train it first, as `run_study` does.")
+        teacher = taught.stages["teacher"].entry.path("weights")
     config = job.config(teacher)
     wanted = ("data", job.method.stage) if teacher is None else ("data", "teacher", job.method.stage)
     stages = [stage for stage in graph(config) if stage.name in wanted]
     runs.mkdir(parents=True, exist_ok=True)
     with (runs / f"{job.name}.log").open("a", encoding="utf-8") as log:
-        return runner.run(config, stages, runs, console=Console(log)).stages[job.method.stage].entry
+        return runner.run(config, stages, runs, console=Console(log)).stages[job.method.stage].entry, teacher
 
 
 def _score(job: Job, entry: Entry, split: str) -> Accuracy:
-    """With the reference decode, as the validation during the training."""
+    return evaluate(job.dataset.split(split).annotations, predict(job, entry.path("weights"), split))
+
+
+def predict(job: Job, weights: Path, split: str) -> list[Prediction]:
+    """What the job's model finds in a split, with the reference decode, as the validation during the training."""
     config, chosen = job.config(), job.dataset.split(split)
-    predictor = TorchPredictor(load_detector(entry.path("weights")), config.input.height, config.input.width)
+    predictor = TorchPredictor(load_detector(weights), config.input.height, config.input.width)
     torch.set_num_threads(config.runtime.threads or 1)
     batches = evaluation_batches(chosen.read(), config.input.height, config.input.width, config.validation.batch)
-    return evaluate(chosen.annotations, predict_dataset(predictor, batches))
+    return predict_dataset(predictor, batches)
