@@ -59,6 +59,8 @@ from stages.common import cache_folder
 RESULTS = Path(__file__).parent / "results" / "field.jsonl"
 FILES = {"": (), " end-to-end": ("nms=False",)}
 """Options of `yolo export`, by what they add to the method's name."""
+CANDIDATES = {"": 300, ", 1000 candidates": 1000}
+"""`export.candidates` of our files, by what they add to the method's name: the default, and as many as a level has in torch."""
 AGREE = 1.0
 """AP by which our scoring of its boxes as they are and its own may differ."""
 THREADS = 1
@@ -107,13 +109,13 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, data: StudyData) -> list[dict[str, Any]]:
-    """The student's row first."""
+    """The student's rows first."""
     folder = options.work.absolute() / "-".join(
         [data.name, f"{options.seconds:g}s", f"seed{options.seed}", *options.train]
     )
     folder.mkdir(parents=True, exist_ok=True)
     # The student first: if it does not fit, that is found out before anything is trained.
-    candidates = [ours(options.student, data, folder, options.seconds), *theirs(options, data, folder)]
+    candidates = [*ours(options.student, data, folder, options.seconds), *theirs(options, data, folder)]
     rows = []
     for candidate, blocks in zip(candidates, timed([each.infer for each in candidates]), strict=True):
         accuracy = evaluate(data.test.annotations, candidate.found)
@@ -142,25 +144,29 @@ def measure(options: argparse.Namespace, data: StudyData) -> list[dict[str, Any]
     return rows
 
 
-def ours(student: Path, data: StudyData, folder: Path, seconds: float) -> Candidate:
-    """The student as it is shipped: `export.*` at the defaults, thresholds and Cluster-NMS in the file."""
+def ours(student: Path, data: StudyData, folder: Path, seconds: float) -> list[Candidate]:
+    """The student as it is shipped, thresholds and Cluster-NMS in the file: a candidate for each of its files."""
     detector, test = load_detector(student), data.test.read()
     classes = tuple(category.name for category in test.categories)
     if detector.spec.classes != classes:
         raise SystemExit(f"{student} detects {detector.spec.classes}, {data.name} has {classes}; give its own student")
-    report = export_onnx(detector, folder / "student.onnx", height=data.height, width=data.width)
-    session = OnnxRuntimeSession(folder / "student.onnx", threads=THREADS)
     batches = list(evaluation_batches(test, data.height, data.width, 1))
-    about = {
-        "method": "frs student",
-        "params": parameter_count(detector),
-        "onnx_mb": round(report.bytes / 1e6, 3),
-        "nms": "in the file",
-        "seconds_trained": seconds,
-        "detector": json.loads(detector.spec.to_json()),
-        "weights_sha256": sha256_of(student),
-    }
-    return Candidate(about, predict_dataset(session, batches), lambda i: session.run_raw(batches[i][0]))
+    made = []
+    for suffix, count in CANDIDATES.items():
+        path = folder / f"student-{count}.onnx"
+        report = export_onnx(detector, path, height=data.height, width=data.width, candidates=count)
+        session = OnnxRuntimeSession(path, threads=THREADS)
+        about = {
+            "method": "frs student" + suffix,
+            "params": parameter_count(detector),
+            "onnx_mb": round(report.bytes / 1e6, 3),
+            "nms": "in the file",
+            "seconds_trained": seconds,
+            "detector": json.loads(detector.spec.to_json()),
+            "weights_sha256": sha256_of(student),
+        }
+        made.append(Candidate(about, predict_dataset(session, batches), inference(session, [b[0] for b in batches])))
+    return made
 
 
 def theirs(options: argparse.Namespace, data: StudyData, folder: Path) -> Iterator[Candidate]:
@@ -192,7 +198,8 @@ def theirs(options: argparse.Namespace, data: StudyData, folder: Path) -> Iterat
             "commands": [line.replace(str(folder), "WORK").replace(str(program.folder), "ENV") for line in commands],
             "environment": program.versions(),
         }
-        yield Candidate(about, predict_dataset(session, batches), inference(session, batches))
+        pixels = [as_input(images) for images, _, _ in batches[:IMAGES]]
+        yield Candidate(about, predict_dataset(session, batches), inference(session, pixels))
 
 
 def percent(ap: float | None) -> float:
@@ -200,8 +207,7 @@ def percent(ap: float | None) -> float:
     return round(ap, 3)
 
 
-def inference(session: YoloSession, batches: Sequence[Any]) -> Callable[[int], object]:
-    pixels = [as_input(images) for images, _, _ in batches[:IMAGES]]
+def inference(session: OnnxRuntimeSession | YoloSession, pixels: Sequence[Any]) -> Callable[[int], object]:
     return lambda i: session.run_raw(pixels[i])
 
 
