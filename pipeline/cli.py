@@ -219,17 +219,25 @@ def init(
 
 @main.command(epilog=_EPILOG)
 @_what_to_run
-def run(config: Path, overrides: tuple[str, ...], until: str | None, force: tuple[str, ...], runs_dir: Path) -> None:
+@click.option(
+    "--locked", is_flag=True, help="Only if the packages installed are those of the lock file, in its versions."
+)
+def run(
+    config: Path, overrides: tuple[str, ...], until: str | None, force: tuple[str, ...], runs_dir: Path, locked: bool
+) -> None:
     """Bring the run of CONFIG up to date.
 
     What is finished already, by this run or another under the same folder, is reused. Results: RUNS_DIR/NAME/.
     """
     from pipeline import runner
+    from pipeline.environment import check_locked, lock_file
     from pipeline.plan import select
 
     settings, graph = _load(config, overrides)
+    if locked:
+        check_locked(lock_file())
     reported = any(stage.name == "report" for stage in select(graph, until, force))
-    options = [part for key in overrides for part in ("--set", key)]
+    options = [*(["--locked"] if locked else []), *(part for key in overrides for part in ("--set", key))]
     command = shlex.join(["frs-pipeline", "run", str(config), *options, "--runs-dir", str(runs_dir)])
     with open_console() as console:
         try:

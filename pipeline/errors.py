@@ -4,6 +4,7 @@ PipelineError           1
 ├── ConfigError         2   the configuration file or an override
 ├── GateFailed          3   a limit in `gates` was not met; the report is whole
 ├── Busy                4   another process is at the same run or artifact
+├── NotLocked           1   --locked, and what is installed is not what the lock file says
 ├── StoreError          1   a store or run folder that cannot be read or written
 └── StageError          1   a stage that broke its contract
     └── StageFailed         a stage that raised; its cause's code, or 1
@@ -34,6 +35,10 @@ class Busy(PipelineError):
     """Another process holds the run or the artifact."""
 
     exit_code = 4
+
+
+class NotLocked(PipelineError):
+    """What is installed differs from the lock file, or there is none."""
 
 
 class StoreError(PipelineError):

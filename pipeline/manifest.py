@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -44,11 +45,15 @@ class Manifest:
     """A run.
 
     running: the partial folder, relative to the runs folder, of the attempt that is under way or was interrupted.
+    image, packages: what the latest call of `run` worked in (`pipeline/environment.py`); an entry's `versions` are those
+    of the call that made it.
     """
 
     name: str
     stages: dict[str, Record] = field(default_factory=dict)
     running: str | None = None
+    image: str | None = None
+    packages: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, run_dir: Path) -> Manifest | None:
@@ -63,7 +68,9 @@ class Manifest:
                 )
             document = unsealed(document)
             stages = {name: _record(item, run_dir.parent) for name, item in document["stages"].items()}
-            return cls(document["name"], stages, document["running"])
+            return cls(
+                document["name"], stages, document["running"], document.get("image"), document.get("packages", {})
+            )
         except FileNotFoundError:
             return None
         except NotADirectoryError:
@@ -88,7 +95,14 @@ class Manifest:
             }
             for name, record in self.stages.items()
         }
-        return {"schema": SCHEMA, "name": self.name, "running": self.running, "stages": stages}
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "running": self.running,
+            "image": self.image,
+            "packages": self.packages,
+            "stages": stages,
+        }
 
 
 def _record(item: dict[str, Any], runs_dir: Path) -> Record:
@@ -108,7 +122,8 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def commit() -> str | None:
-    """The git commit of this package, "-dirty" behind it where files differ; None where it is not a checkout."""
+    """The git commit of this package, "-dirty" behind it where files differ. Where it is not a checkout, what FRS_COMMIT says,
+    which the images set, or None."""
     here = Path(__file__)
     git = ["git", "-C", str(here.parent)]
     tracked = [*git, "ls-files", "--error-unmatch", here.name]  # a virtual environment may lie in a foreign repository
@@ -117,7 +132,7 @@ def commit() -> str | None:
         subprocess.run(tracked, check=True, capture_output=True)
         return subprocess.run(describe, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("FRS_COMMIT") or None
 
 
 def host() -> str:

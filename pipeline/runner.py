@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.config import Config
 from pipeline.console import Console
+from pipeline.environment import image, packages
 from pipeline.errors import Busy, GateFailed, StageError, StageFailed, StoreError
 from pipeline.files import clear_temporary, locked, sync, sync_tree, write_atomic
 from pipeline.hashing import Hasher, canonical
@@ -83,6 +84,7 @@ class _Run:
         self.store = Store(runs_dir.absolute())
         self.folder = self.store.runs_dir / config.name
         self.manifest = Manifest.load(self.folder) or Manifest(config.name)
+        self.manifest.image, self.manifest.packages = image(), packages()
         self.made: dict[str, Path] = {}
         self.hashes: dict[str, str] = {}
 
