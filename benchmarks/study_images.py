@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from benchmarks.study import read_rows
 from benchmarks.study_data import StudyData, datasets
-from benchmarks.study_plan import STUDIES, Method, Study
+from benchmarks.study_plan import STUDIES, Study
 from benchmarks.study_rows import Job, predict, trained
 from frs.edge.files import sha256_of
 from frs.errors import FrsError
-from frs.evaluation.bootstrap import Matches
+from frs.evaluation.bootstrap import Matches, resampled
 from pipeline.errors import PipelineError
 
 SAMPLES = 500
@@ -48,28 +46,21 @@ def print_table(study: Study, chosen: Sequence[str] | None, data: Sequence[Study
     columns = [(each, split) for each in data for split in study.splits]
     print(f"| | {' | '.join(f'{each.name}, {split}' for each, split in columns)} |")
     print("|---" * (len(columns) + 1) + "|")
+    references = [matches(study, study.reference, each, split, runs) for each, split in columns]
     for method in study.methods:
         if method.stage == "teacher" or method.name == study.reference or method.name not in (chosen or [method.name]):
             continue
-        cells = [gain(study, method, each, split, runs) for each, split in columns]
+        cells = [
+            gain(theirs, matches(study, method.name, each, split, runs)) if method.on in (None, each.name) else ""
+            for (each, split), theirs in zip(columns, references, strict=True)
+        ]
         print(f"| {method.shown} | {' | '.join(cells)} |", flush=True)
 
 
-def gain(study: Study, method: Method, data: StudyData, split: str, runs: Path) -> str:
-    """Empty where the method is not for this data set."""
-    if method.on not in (None, data.name):
-        return ""
-    theirs, its = matches(study, study.reference, data, split, runs), matches(study, method.name, data, split, runs)
-    pairs = [(theirs[seed], its[seed]) for seed in sorted(its) if seed in theirs]
-    count = pairs[0][0].images
-    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=SAMPLES)
-    low, high = np.quantile([difference(pairs, counts) for counts in drawn], [0.025, 0.975])
-    return f"{difference(pairs, np.ones(count, dtype=np.int64)):+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
-def difference(pairs: Sequence[tuple[Matches, Matches]], counts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> float:
-    """Mean of the pairs, the second less the first, with image i there counts[i] times."""
-    return float(np.mean([its.ap(counts) - theirs.ap(counts) for theirs, its in pairs]))
+def gain(theirs: Mapping[int, Matches], its: Mapping[int, Matches]) -> str:
+    """By seed; of those that are in both."""
+    found = resampled([(theirs[seed], its[seed]) for seed in sorted(its) if seed in theirs], samples=SAMPLES)
+    return f"{found.difference:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
 
 
 def matches(study: Study, name: str, data: StudyData, split: str, runs: Path) -> dict[int, Matches]:

@@ -66,7 +66,7 @@ def main() -> None:
     if say("git", "status", "--porcelain").strip():
         parser.error("files differ from the commit; what is tested must have a name: commit first")
     with tempfile.TemporaryDirectory(prefix="frs-images-") as name:
-        images = {each: f"localhost/frs-{each}" for each in ("train", "device", "device-again")}
+        images = {each: f"localhost/frs-{each}" for each in TARGETS}
         try:
             report = test(images, Path(name), [folder.resolve() for folder in options.wheels])
         finally:

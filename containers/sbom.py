@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from packaging.utils import canonicalize_name
+
 from pipeline import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,7 +138,7 @@ def report(requirements: list[str], options: list[str], folder: Path) -> list[di
 
 def declared(fields: dict[str, Any]) -> dict[str, Any]:
     """With an expression of SPDX for the licence where the package itself has none and it is known."""
-    name = re.sub(r"[-_.]+", "-", fields["name"]).lower()
+    name = canonicalize_name(fields["name"])
     theirs = next((terms for start, terms in NVIDIA.items() if name.startswith(start)), None)
     if theirs and (PROPRIETARY in fields.get("classifier", []) or "Proprietary" in str(fields.get("license"))):
         return {**fields, "license_expression": theirs}

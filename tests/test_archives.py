@@ -24,17 +24,22 @@ STRAY = ("frs/__pycache__/left.cpython-311.pyc", "frs/notes.txt", "stages/weight
 BUILD = "import hatchling.build as b, sys; print(b.build_wheel(sys.argv[1])); print(b.build_sdist(sys.argv[1]))"
 
 
+def tracked(*folders: str) -> set[str]:
+    """The files that git knows and that are there."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", *folders]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return {name for name in listed.rstrip("\0").split("\0") if (ROOT / name).exists()}
+
+
 def built(folder: Path, umask: int, mtime: int) -> dict[str, Path]:
     """Archives by kind, from a checkout with its own permissions and times."""
     source = folder / "checkout"
-    listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], check=True, capture_output=True, text=True).stdout
-    for name in listed.rstrip("\0").split("\0"):
-        if (ROOT / name).exists():
-            copied = source / name
-            copied.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, copied)
-            copied.chmod(0o666 & ~umask)
-            os.utime(copied, (mtime, mtime))
+    for name in tracked():
+        copied = source / name
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, copied)
+        copied.chmod(0o666 & ~umask)
+        os.utime(copied, (mtime, mtime))
     for name in STRAY:
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_bytes(b"left")
@@ -59,26 +64,18 @@ def test_two_checkouts_give_the_same_bytes(archives: list[dict[str, Path]], kind
     assert first == second
 
 
-def ours() -> set[str]:
-    """The files of the packages."""
-    listed = subprocess.run(
-        ["git", "-C", ROOT, "ls-files", "-z", *PACKAGES], check=True, capture_output=True, text=True
-    ).stdout
-    return {name for name in listed.rstrip("\0").split("\0") if (ROOT / name).exists()}
-
-
 def test_the_wheel_has_the_packages_and_their_data_alone(archives: list[dict[str, Path]]) -> None:
     with zipfile.ZipFile(archives[0]["wheel"]) as wheel:
         names = set(wheel.namelist())
     about = {name for name in names if name.startswith(f"frs_pipeline-{__version__}.dist-info/")}
-    assert names - about == ours()
+    assert names - about == tracked(*PACKAGES)
     assert "stages/report/templates/report.html" in names
 
 
 def test_the_source_archive_has_no_more(archives: list[dict[str, Path]]) -> None:
     with tarfile.open(archives[0]["sdist"]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert names - BESIDES == ours()
+    assert names - BESIDES == tracked(*PACKAGES)
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])

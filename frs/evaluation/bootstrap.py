@@ -41,14 +41,25 @@ def paired_bootstrap(
     level: float = 0.95,
 ) -> Gain:
     """The percentile interval of AP(b) - AP(a) over `samples` resamples of the images, the same ones for both."""
-    a, b = Matches.of(annotations, rows_a), Matches.of(annotations, rows_b)
+    pair = Matches.of(annotations, rows_a), Matches.of(annotations, rows_b)
+    return resampled([pair], samples=samples, seed=seed, level=level)
+
+
+def resampled(pairs: Sequence[tuple[Matches, Matches]], *, samples: int, seed: int = 0, level: float = 0.95) -> Gain:
+    """Of the mean of several pairs' differences, such as those of several trainings, all on the same images."""
+    images = pairs[0][0].images
     generator = np.random.default_rng(seed)
-    counts = generator.multinomial(a.images, np.full(a.images, 1 / a.images), size=samples)
-    differences = np.array([b.ap(drawn) - a.ap(drawn) for drawn in counts])
+    counts = generator.multinomial(images, np.full(images, 1 / images), size=samples)
+    differences = np.array([difference(pairs, drawn) for drawn in counts])
     differences = differences[np.isfinite(differences)]  # a resample without any object has no AP
     low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
-    whole = np.ones(a.images, dtype=np.int64)
-    return Gain(b.ap(whole) - a.ap(whole), float(low), float(high), level, samples, a.images)
+    whole = difference(pairs, np.ones(images, dtype=np.int64))
+    return Gain(whole, float(low), float(high), level, samples, images)
+
+
+def difference(pairs: Sequence[tuple[Matches, Matches]], counts: Counts) -> float:
+    """AP of the second less AP of the first, mean of the pairs, with image i there counts[i] times."""
+    return float(np.mean([b.ap(counts) - a.ap(counts) for a, b in pairs]))
 
 
 def verdict(gain: Gain) -> Literal["helped", "hurt", "cannot tell"]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks import study
 from benchmarks.study_data import Split, StudyData
-from benchmarks.study_images import gain
+from benchmarks.study_images import gain, matches
 from benchmarks.study_plan import CHOICES, CONTROL, FRS, MAIN, STUDIES, TEACHER, Method, Study
 from benchmarks.study_rows import Job
 from benchmarks.study_tables import Difference, lines, markdown, markdown_parts
@@ -74,13 +74,11 @@ def test_what_is_missing_is_trained_and_nothing_else(
     check_rows(found, runs)
     assert study.run_study(SMALL, [data], runs, jobs=2) == 0
     assert results.read_text() == text
-    frs = SMALL.methods[2]
-    assert gain(SMALL, frs, data, "test", runs).startswith(
-        f"{found['frs', 0]['AP'] - found['control', 0]['AP']:+.1f} ["
-    )
+    control, frs = (matches(SMALL, name, data, "test", runs) for name in ("control", "frs"))
+    assert gain(control, frs).startswith(f"{found['frs', 0]['AP'] - found['control', 0]['AP']:+.1f} [")
     results.write_text(text.replace(found["frs", 0]["weights"], 64 * "0"))
     with pytest.raises(SystemExit, match=r"rectangles\.frs\.0: .* are not those of the row"):
-        gain(SMALL, frs, data, "test", runs)
+        matches(SMALL, "frs", data, "test", runs)
 
 
 def check_rows(found: dict[tuple[str, int], Any], runs: Path) -> None:

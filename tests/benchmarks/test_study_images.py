@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.study_images import difference
 from frs.evaluation import Row
-from frs.evaluation.bootstrap import Matches
+from frs.evaluation.bootstrap import Matches, difference
 
 BOX = [10.0, 10.0, 20.0, 20.0]
 
